@@ -1,0 +1,1 @@
+"""Where bytes live: layout, identity, completion, shards, arrays, tables."""

@@ -1,0 +1,1 @@
+"""Units of work: what one task does, and the pure method beneath."""
