@@ -1,0 +1,107 @@
+"""Zarr arrays with a row per probe image: created with the identity they hold, written in whole shards.
+
+The unit of writing is the Zarr shard (two writers in one shard lose rows without an error), and a shard holds
+chunks of 128 columns, so that a task writes its rows as one object and labelling reads a block of neurons.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.abc.store import Store as ZarrStore
+from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsArrayError, ContainsGroupError
+from zarr.storage import FsspecStore, LocalStore
+
+from storage import identity
+from storage.completion import Rows, rows_per_group
+from storage.errors import RegionError
+from storage.files import is_local, no_space
+from storage.identity import Identity
+
+#: Columns of a chunk: a block of neurons is read without its neighbours, and 50,000 rows are still few objects.
+COLUMNS_PER_CHUNK = 128
+
+Floats = npt.NDArray[np.float32]
+
+
+def open_group(url: str, wanted: Identity) -> zarr.Group:
+    """The group at a URL, made with the identity `wanted` or checked against it (`IdentityError`)."""
+    store = _store(url)
+    with suppress(ContainsGroupError):
+        zarr.create_group(store, attributes={"identity": dict(wanted)})
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    found = cast(Identity, group.attrs.asdict().get("identity", {}))
+    identity.check(found, wanted, f"The Zarr group {url}")
+    return group
+
+
+def create_rows(
+    group: zarr.Group, name: str, num_rows: int, num_columns: int, dimensions: tuple[str, str], attributes: Identity
+) -> None:
+    """Makes the float32 array `name` `[num_rows, num_columns]`, NaN throughout, unless it is there already."""
+    rows = rows_per_group(num_rows)
+    with suppress(ContainsArrayError):  # another process made it first, just the same
+        group.create_array(
+            name,
+            shape=(num_rows, num_columns),
+            shards=(rows, num_columns_of_shard(num_columns)),
+            chunks=(rows, min(num_columns, COLUMNS_PER_CHUNK)),
+            dtype="float32",
+            fill_value=float("nan"),
+            dimension_names=dimensions,
+            # The checksum finds every flipped bit; Blosc's own finds a third.
+            compressors=ZstdCodec(level=1, checksum=True),
+            attributes=dict(attributes),
+        )
+
+
+def num_columns_of_shard(num_columns: int) -> int:
+    """Columns of a Zarr shard: all of them, rounded up to whole chunks."""
+    chunk = min(num_columns, COLUMNS_PER_CHUNK)
+    return -(-num_columns // chunk) * chunk
+
+
+def write_rows(group: zarr.Group, name: str, rows: Rows, block: Floats) -> None:
+    """Writes `block` `[len(rows), columns]` over whole shards. Raises `RegionError` for any other region."""
+    array = _array(group, name)
+    step = (array.shards or array.chunks)[0]
+    whole = rows.start % step == 0 and (rows.stop % step == 0 or rows.stop == array.shape[0])
+    if not whole or block.shape != (len(rows), array.shape[1]):
+        raise RegionError(
+            f"A block of shape {block.shape} for rows {rows.start} to {rows.stop} does not cover whole shards of "
+            f"{step} rows of array {name!r} of shape {array.shape}."
+        )
+    try:
+        array[rows.start : rows.stop] = block
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and isinstance(group.store, LocalStore):
+            raise no_space(Path(group.store.root)) from error
+        raise
+
+
+def read_rows(group: zarr.Group, name: str, rows: Rows) -> Floats:
+    """Rows of an array, `[len(rows), columns]`."""
+    return np.asarray(_array(group, name)[rows.start : rows.stop])
+
+
+def shape(group: zarr.Group, name: str) -> tuple[int, int]:
+    """Shape of an array. Raises `KeyError` where it is not there."""
+    rows, columns = _array(group, name).shape
+    return rows, columns
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    found = group[name]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+def _store(url: str) -> ZarrStore:
+    return LocalStore(url) if is_local(url) else FsspecStore.from_url(url)

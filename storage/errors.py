@@ -1,0 +1,31 @@
+"""What can go wrong with stored data. Each error is also the builtin one would catch, and says the way out."""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Root of the errors of storage."""
+
+
+class SourceError(StorageError, LookupError):
+    """A probe source that is not there, or holds no usable image."""
+
+
+class ShardError(StorageError, ValueError):
+    """A shard that does not hold what its index says: torn, changed or foreign."""
+
+
+class IdentityError(StorageError, ValueError):
+    """Stored data that was made from other content or parameters than those asked for."""
+
+
+class RegionError(StorageError, ValueError):
+    """Rows that do not align with an array's shards; writing them would lose a neighbour's rows."""
+
+
+class IncompleteError(StorageError, LookupError):
+    """Something to be read that an earlier stage has not finished."""
+
+
+class EmbeddingsError(StorageError, ValueError):
+    """Precomputed embeddings that do not fit the images or concepts."""

@@ -1,0 +1,141 @@
+"""Files below a URL, written whole or not at all. Any fsspec URL: a folder, `s3://`, `gs://`, `memory://`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import fsspec
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of any file system, by URL; made on the first write."""
+
+    url: str
+
+    @classmethod
+    def at(cls, url: str) -> Folder:
+        """The folder at a URL or local path; a relative path is taken from the working directory, now."""
+        return cls(str(Path(url).expanduser().absolute()) if is_local(url) else url.rstrip("/"))
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.url}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return is_local(self.url)
+
+    @property
+    def name(self) -> str:
+        """Last part of the URL."""
+        return self.url.rsplit("/", 1)[-1]
+
+    def path(self, name: str) -> str:
+        """URL of a file below."""
+        return f"{self.url}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder `name`, or the folder itself, is there."""
+        fs, root = fsspec.url_to_fs(self.url)
+        return bool(fs.exists(f"{root}/{name}" if name else root))
+
+    def names(self) -> list[str]:
+        """Names of files and folders right below, sorted; none where the folder is not there. Partial writes
+        of a process that died are left out."""
+        fs, root = fsspec.url_to_fs(self.url)
+        # An object store's listing cache would hide what another process has just written.
+        fs.invalidate_cache(root)
+        try:
+            found = fs.ls(root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(name for name in names if not name.endswith(".partial"))
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file. Raises `FileNotFoundError`."""
+        with self.open(name) as file:
+            return file.read()
+
+    def read_json(self, name: str) -> Any:
+        """A file as JSON."""
+        return json.loads(self.read(name))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file opened for reading, with `seek`."""
+        file: IO[bytes] = fsspec.open(self.path(name), "rb").open()
+        return file
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file whole: a reader sees the old one, or the new one, never a part."""
+        with self.writing(name) as file:
+            file.write(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file whole; keys are sorted, so that equal values give equal bytes."""
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file object whose bytes become the file when the `with` ends well, and vanish when it does not."""
+        if self.is_local:
+            with _local_writing(Path(self.path(name))) as file:
+                yield file
+            return
+        with TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            fs, path = fsspec.url_to_fs(self.path(name))
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            with fs.open(path, "wb") as out:  # one put: object stores show an object only when it is whole
+                shutil.copyfileobj(file, out, 1 << 22)
+
+    def remove(self) -> None:
+        """Removes the folder and all below, if it is there."""
+        fs, root = fsspec.url_to_fs(self.url)
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL means this machine's file system."""
+    return "://" not in url and "::" not in url
+
+
+@contextmanager
+def _local_writing(path: Path) -> Iterator[IO[bytes]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_space(path.parent) from error
+        raise
+
+
+def no_space(folder: Path) -> OSError:
+    """The error to raise when a disk is full: what is free there, and that a rerun goes on."""
+    free = shutil.disk_usage(folder).free
+    return OSError(
+        errno.ENOSPC,
+        f"No space left to write in {folder} ({free / 1e6:,.0f} MB free). What was finished is kept: "
+        "free some space, or choose another --store, and run the same command again",
+    )

@@ -1,0 +1,35 @@
+"""Tables: Parquet for machines, CSV for people, written whole."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+
+from storage.files import Folder
+
+
+def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
+    """Writes a table as Parquet; the same table gives the same bytes."""
+    data = io.BytesIO()
+    table.to_parquet(data, index=False, compression="zstd")
+    folder.write(name, data.getvalue())
+
+
+def read_parquet(folder: Folder, name: str) -> pd.DataFrame:
+    """A Parquet table. Raises `FileNotFoundError`."""
+    return pd.read_parquet(io.BytesIO(folder.read(name)))
+
+
+def write_csv(folder: Folder, name: str, table: pd.DataFrame) -> None:
+    """Writes a table as CSV: UTF-8, `\\n`, a header. A text that a spreadsheet would run is quoted with `'`."""
+    text = table.copy()
+    for column in text.columns:
+        if text[column].dtype == object or isinstance(text[column].dtype, pd.StringDtype):
+            text[column] = text[column].map(_harmless)
+    folder.write(name, text.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _harmless(value: object) -> object:
+    # A concept or file name that starts like a formula is run by spreadsheets when the table is opened.
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
