@@ -15,7 +15,6 @@ import pandas as pd
 from webdataset import TarWriter
 from webdataset.tariterators import tar_file_iterator
 
-from storage.completion import Rows
 from storage.errors import ShardError
 from storage.files import Folder
 
@@ -79,26 +78,27 @@ def write_shard(folder: Folder, name: str, members: Iterable[ShardMember]) -> Wr
     return WrittenShard(name, len(offsets), out.num_bytes, out.sha256.hexdigest(), tuple(offsets))
 
 
-def read_images(folder: Folder, index: pd.DataFrame, rows: Rows) -> Iterator[tuple[int, bytes]]:
-    """The images of a range of rows, in order, as `(row, bytes)`.
+def read_images(folder: Folder, wanted: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
+    """The images of some rows of the index table, in order, as `(row, bytes)`.
 
-    `index` is the probe set's index table. Raises `ShardError` naming the shard where it does not hold exactly
-    what the index says: a tar that was cut at a member's end just stops, and a flipped bit is silent too.
+    Neighbours are read in one stream. Raises `ShardError` naming the shard where it does not hold exactly what
+    the index says: a tar that was cut at a member's end just stops, and a flipped bit is silent too.
     """
-    wanted = index.iloc[rows.start : rows.stop]
-    for shard, part in wanted.groupby("shard", sort=False):
-        yield from _read_part(folder, str(shard), part)
+    # A stretch ends where a row is left out or the next shard begins.
+    starts = (wanted["row"].diff() != 1) | (wanted["shard"] != wanted["shard"].shift())
+    for _, stretch in wanted.groupby(starts.cumsum(), sort=False):
+        yield from _read_stretch(folder, str(stretch["shard"].iloc[0]), stretch)
 
 
-def _read_part(folder: Folder, shard: str, part: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
+def _read_stretch(folder: Folder, shard: str, stretch: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
     try:
         file = folder.open(shard)
     except FileNotFoundError as error:
         raise _torn(folder, shard, "it is not there") from error
     with file:
-        file.seek(int(part["offset"].iloc[0]))
+        file.seek(int(stretch["offset"].iloc[0]))
         members = _members(folder, shard, file)
-        for expected in part.itertuples():
+        for expected in stretch.itertuples():
             found = next(members, None)
             if found is None:
                 raise _torn(folder, shard, f"it ends before image {expected.key!r}")

@@ -189,7 +189,8 @@ def _weighed(log_likelihood: Tensor, constant: float, lam: float, live: Tensor |
 
 def _unit_columns(X: Tensor, min_norm: float) -> Tensor:
     """Columns scaled to norm 1, or by `1 / min_norm` where shorter; a column of zeros stays zero."""
-    return X / X.norm(dim=0, keepdim=True).clamp(min=max(min_norm, torch.finfo(X.dtype).tiny))
+    norms: Tensor = torch.linalg.vector_norm(X, dim=0, keepdim=True)
+    return X / norms.clamp(min=max(min_norm, torch.finfo(X.dtype).tiny))
 
 
 #: By the name that users give: `--similarity soft_wpmi`.

@@ -1,0 +1,237 @@
+"""The command line `clip-dissect`: parse, call, print. Flows are imported by the command that runs them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from flows.engine.options import SpecCommand, build_spec, spec_options
+from tasks.spec import DissectSpec, EmbedSpec, EngineSpec, LabelSpec, RecordSpec, ShardSpec
+
+#: First labels printed per layer at the end of a run.
+SHOWN = 8
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="clip-dissect")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and Prefect's own log.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Says in words what every neuron of a vision network does (CLIP-Dissect, ICLR 2023).
+
+    `clip-dissect run` does all of it; shard, embed, record and label are its stages. What is done is kept in
+    --store and never done twice.
+    """
+    context.obj = {"debug": debug}
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(DissectSpec)
+def run(spec_file: Path | None, **options: Any) -> None:
+    """Dissects a network: images to labels and report."""
+    spec = build_spec(DissectSpec, spec_file, options)
+    with _engine(spec):
+        from flows.dissect import dissect
+
+        published = dissect(spec)
+        _print_run(published)
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(ShardSpec)
+def shard(spec_file: Path | None, **options: Any) -> None:
+    """Stage 1: packs probe images into WebDataset shards with an index."""
+    spec = build_spec(ShardSpec, spec_file, options)
+    with _engine(spec) as runner:
+        from flows.shard_probe import shard_probe
+
+        probe = shard_probe.with_options(task_runner=runner)(spec)
+        click.echo(f"{probe.num_images:,} images in {probe.num_shards} shards, {probe.num_rejects} refused.")
+        click.echo(f"Shards and index: {probe.folder.url}")
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(EmbedSpec)
+def embed(spec_file: Path | None, **options: Any) -> None:
+    """Stage 2a: embeds the probe images, and the concepts where they are given."""
+    spec = build_spec(EmbedSpec, spec_file, options)
+    with _engine(spec) as runner:
+        from flows.observe_probe import observe_probe
+
+        plan = observe_probe.with_options(task_runner=runner)(embed=spec)
+        assert plan.embeddings is not None
+        click.echo(f"Image embeddings: {plan.embeddings.store.embeddings(plan.embeddings.digest)}")
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(RecordSpec)
+def record(spec_file: Path | None, **options: Any) -> None:
+    """Stage 2b: records the activations of the network's layers."""
+    spec = build_spec(RecordSpec, spec_file, options)
+    with _engine(spec) as runner:
+        from flows.observe_probe import observe_probe
+
+        plan = observe_probe.with_options(task_runner=runner)(record=spec)
+        assert plan.activations is not None
+        click.echo(f"Activations: {plan.activations.store.activations(plan.activations.digest)}")
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(LabelSpec)
+def label(spec_file: Path | None, **options: Any) -> None:
+    """Stage 3: labels the neurons from embeddings and activations."""
+    spec = build_spec(LabelSpec, spec_file, options)
+    with _engine(spec) as runner:
+        from flows.label_neurons import label_neurons
+
+        plan = label_neurons.with_options(task_runner=runner)(spec)
+        for layer in plan.activations.layouts:
+            click.echo(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--checkpoint", help="Weights file of the network.")
+@click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or features.*.")
+@click.pass_context
+def layers(context: click.Context, target: str, checkpoint: str | None, match: str) -> None:
+    """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
+    with _errors(context):
+        from tasks.dissection.layers import resolve, trace
+        from tasks.models.preprocess import image_shape
+        from tasks.models.targets import load_target
+        from tasks.tables import layers_table
+
+        loaded = load_target(target, checkpoint, "cpu")
+        traced = trace(loaded.model, image_shape(loaded.preprocess))
+        names = traced if match == "**" else resolve(loaded.model, match.split(","))
+        _console().print(layers_table([traced[name] for name in names]))
+
+
+@cli.command()
+@click.argument("out", metavar="OUT")
+@click.option("--layer", help="Only this layer.")
+@click.option("--concept", help="Only neurons with a label that contains this text.")
+@click.option("--neuron", type=int, help="Only this neuron, with all its labels.")
+@click.option("--sort", type=click.Choice(["neuron", "similarity"]), default="neuron", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Rows per layer.")
+@click.pass_context
+def show(
+    context: click.Context,
+    out: str,
+    layer: str | None,
+    concept: str | None,
+    neuron: int | None,
+    sort: str,
+    limit: int,
+) -> None:
+    """Shows the labels in OUT, the --out folder of a run."""
+    with _errors(context):
+        from tasks.tables import Filter, labels_tables
+
+        for table in labels_tables(out, Filter(layer, concept, neuron, sort, limit)):
+            _console().print(table)
+
+
+@cli.command()
+@click.argument("out", metavar="OUT")
+@click.pass_context
+def report(context: click.Context, out: str) -> None:
+    """Makes the report.html of OUT, the --out folder of a run, anew from its tables."""
+    with _errors(context):
+        from tasks.publish import republish_report
+
+        click.echo(f"Report: {republish_report(out)}")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--images", default=2400, show_default=True, type=click.IntRange(min=1), help="How many to draw.")
+@click.pass_context
+def sample(context: click.Context, folder: Path, images: int) -> None:
+    """Draws the probe images of the embedded sample into FOLDER, a sub-folder per shape."""
+    with _errors(context):
+        from tasks.sample.draw import write_probe
+
+        write_probe(folder, images)
+        click.echo(f"{images:,} drawn images: {folder}")
+
+
+@contextmanager
+def _engine(spec: EngineSpec) -> Iterator[Any]:
+    """A Prefect server and a task runner for the flows inside; progress and errors go to the terminal."""
+    context = click.get_current_context()
+    with _errors(context):
+        from flows.engine.server import prefect_server
+
+        with prefect_server(verbose=context.obj["debug"]):
+            from flows.engine.progress import observed_by
+            from flows.engine.runners import task_runner
+            from flows.engine.terminal import TerminalProgress
+
+            with observed_by(TerminalProgress(_console())), task_runner(spec) as runner:
+                yield runner
+
+
+def _print_run(published: Any) -> None:
+    from tasks.publish import read_run
+    from tasks.tables import run_lines
+
+    for line in run_lines(read_run(published), published, SHOWN):
+        _console().print(line)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _errors(context: click.Context) -> Iterator[None]:
+    """What went wrong, in words; a traceback only with --debug."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except KeyboardInterrupt:
+        _fail("Stopped. What was finished is kept; run the same command again to go on.", 130)
+    except BrokenPipeError:
+        sys.exit(0)  # the reader of our output has seen enough
+    except Exception as error:
+        if context.obj["debug"]:
+            traceback.print_exc()
+        _fail(_message(error), 1)
+
+
+def _message(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.strerror:
+        return error.strerror
+    if isinstance(error, ValidationError):
+        return "\n".join(str(problem["msg"]) for problem in error.errors())
+    known = type(error).__module__.partition(".")[0] in ("tasks", "storage", "flows")
+    text = str(error.args[0] if isinstance(error, LookupError) and error.args else error) or type(error).__name__
+    return text if known else f"{type(error).__name__}: {text} (`clip-dissect --debug …` shows where)"
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(status)
+
+
+def main() -> None:
+    """Entry point of the command `clip-dissect`."""
+    cli(prog_name="clip-dissect")
+
+
+if __name__ == "__main__":
+    main()

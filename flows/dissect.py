@@ -1,0 +1,31 @@
+"""The whole run: shard, observe, label, publish."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.engine.progress import follow
+from flows.engine.runners import task_runner
+from flows.label_neurons import label_neurons
+from flows.observe_probe import observe_probe
+from flows.shard_probe import shard_probe
+from storage.files import Folder
+from tasks.preflight import preflight
+from tasks.publish import plan_publication, publish
+from tasks.spec import DissectSpec
+
+
+@flow(flow_run_name="dissect {spec.target}", persist_result=False)
+def dissect(spec: DissectSpec) -> Folder:
+    """Labels the neurons of a network and publishes tables and a report; returns the folder.
+
+    Does only what storage does not hold yet.
+    """
+    preflight(spec)
+    with task_runner(spec) as runner:
+        probe = shard_probe.with_options(task_runner=runner)(spec)
+        observe_probe.with_options(task_runner=runner)(embed=spec, record=spec, probe=probe)
+        labels = label_neurons.with_options(task_runner=runner)(spec, probe)
+    plan = plan_publication(labels, spec)
+    follow("publish", [] if plan.is_done else [(publish.submit(plan), 1)], total=1, unit="run")
+    return plan.out

@@ -1,0 +1,136 @@
+"""The parameters of a spec as options of a command: one description serves terminal, spec file and Prefect's form."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tasks.spec import Group
+
+SpecT = TypeVar("SpecT", bound=Group)
+
+
+class SpecError(click.UsageError):
+    """Options that make no valid spec; every problem is named, not the first."""
+
+
+class SpecCommand(click.Command):
+    """A command whose help shows its options in the groups of its spec."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section per group of parameters."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+class SpecOption(click.Option):
+    """An option that belongs to a section of the help."""
+
+    section: str
+
+
+def spec_options(spec: type[Group]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds an option for every parameter of `spec`, and `--spec` for a file that holds them."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for name, field in reversed(spec.model_fields.items()):
+            command = _option(name, field, _section(spec, name))(command)
+        file = click.option(
+            "--spec",
+            "spec_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            cls=SpecOption,
+            help="YAML file with these parameters, as every run writes beside its tables; options given here win.",
+        )
+        return file(command)
+
+    return add
+
+
+def build_spec(spec: type[SpecT], spec_file: Path | None, options: dict[str, Any]) -> SpecT:
+    """The spec of a command line. Raises `SpecError` with all that is wrong."""
+    values = _read(spec_file) if spec_file else {}
+    values = {name: value for name, value in values.items() if name in spec.model_fields or spec_file is None} | {
+        name: value for name, value in options.items() if value is not None
+    }
+    try:
+        return spec(**values)
+    except ValidationError as error:
+        raise SpecError("\n".join(_problem(problem) for problem in error.errors())) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{file} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{file} holds {type(values).__name__}, not parameters by name.")
+    return values
+
+
+def _option(name: str, field: FieldInfo, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flag, kind, text = f"--{name.replace('_', '-')}", _inner(field.annotation), field.description or ""
+    if field.is_required():
+        text += "  [required]"
+    elif field.default not in (None, False):
+        text += f"  [default: {field.default}]"
+    option: dict[str, Any] = {"default": None, "help": text, "cls": SpecOption}
+    if kind is bool:
+        option |= {"is_flag": True, "flag_value": True}
+    elif get_origin(kind) is Literal:
+        option |= {"type": click.Choice(get_args(kind))}
+    elif get_origin(kind) is tuple:
+        option |= {"callback": _split, "metavar": "NAME,NAME"}
+    else:
+        option |= {"type": kind}
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        decorated = click.option(flag, name, **option)(command)
+        decorated.__click_params__[-1].section = section  # type: ignore[attr-defined]
+        return decorated
+
+    return add
+
+
+def _split(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    del context, parameter
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value is not None else None
+
+
+def _inner(annotation: Any) -> Any:
+    """`int` of `int | None`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(kind for kind in get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _section(spec: type[Group], name: str) -> str:
+    # The group that describes a parameter is the last in line to have it.
+    owner = next(group for group in reversed(spec.__mro__) if name in getattr(group, "model_fields", {}))
+    return (owner.__doc__ or "").strip()
+
+
+def _problem(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    flag = f"--{str(problem['loc'][0]).replace('_', '-')}"
+    if problem["type"] == "missing":
+        return f"{flag} is needed."
+    if problem["type"] == "extra_forbidden":
+        return f"There is no parameter {problem['loc'][0]!r}."
+    return f"{flag} {problem['input']!r}: {message}."

@@ -1,0 +1,79 @@
+"""Flows emit events as their tasks finish; observers print them. Prefect gets them as progress artifacts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, as_completed
+
+
+class Observer(Protocol):
+    """Somebody who wants to know how far a run is."""
+
+    def started(self, stage: str, total: int, done: int, unit: str) -> None:
+        """`stage` has `total` units to do, of which an earlier run has `done`."""
+
+    def advanced(self, stage: str, amount: int) -> None:
+        """So many more units are done."""
+
+    def finished(self, stage: str, seconds: float) -> None:
+        """The stage has ended, well or not."""
+
+
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Inside the `with`, flows of this process tell `observer` of their progress."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+def follow(
+    stage: str, work: Sequence[tuple[PrefectFuture[Any], int]], *, total: int | None = None, unit: str = "images"
+) -> None:
+    """Waits for submitted tasks, telling observers and Prefect of each that ends.
+
+    `work` pairs each future with how many units it does; `total` counts those done before as well. All tasks are
+    waited for, so that what can be finished is; then the first failure is raised.
+    """
+    amounts = dict(work)
+    to_do = sum(amounts.values())
+    total = to_do if total is None else total
+    started, done = time.perf_counter(), total - to_do
+    for observer in _observers:
+        observer.started(stage, total, done, unit)
+    artifact = _progress_artifact(stage, done, total) if work else None
+    for future in as_completed(list(amounts)):
+        future.wait()  # it has ended; this makes it know how
+        if not future.state.is_completed():
+            continue
+        done += amounts[future]
+        for observer in _observers:
+            observer.advanced(stage, amounts[future])
+        if artifact:
+            update_progress_artifact(artifact, progress=100 * done / max(1, total))
+    for observer in _observers:
+        observer.finished(stage, time.perf_counter() - started)
+    for future in amounts:
+        future.result()  # raises what the task raised
+
+
+def slug(text: str) -> str:
+    """An artifact key: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _progress_artifact(stage: str, done: int, total: int) -> UUID:
+    key, description = f"progress-{slug(stage)}", f"{stage}: {total} in all"
+    return create_progress_artifact(100 * done / max(1, total), key=key, description=description)  # type: ignore[return-value]

@@ -1,0 +1,36 @@
+"""Which engine a run's tasks work on: threads of this process, or processes of a Dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from tasks.spec import EngineSpec
+
+#: Two tasks at a time: one decodes its images while the other has the device.
+THREADS = 2
+
+
+@contextmanager
+def task_runner(spec: EngineSpec) -> Iterator[TaskRunner[Any]]:
+    """The task runner that a spec asks for; a local Dask cluster lives as long as the `with`."""
+    if not spec.workers and not spec.dask_address:
+        yield ThreadPoolTaskRunner(max_workers=THREADS)
+        return
+    from prefect_dask import DaskTaskRunner  # in here: it takes a second to import
+
+    if spec.dask_address:
+        yield DaskTaskRunner(address=spec.dask_address)
+        return
+    import dask
+    from distributed import LocalCluster
+
+    # One cluster for all stages of a run: each of its processes loads the models once.
+    with (
+        dask.config.set({"logging.distributed": "warning"}),
+        LocalCluster(n_workers=spec.workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+    ):
+        yield DaskTaskRunner(address=cluster.scheduler_address)

@@ -1,0 +1,124 @@
+"""A Prefect server of the run's own, where none is configured.
+
+Prefect's temporary server loses task records under load and outlives a killed run. This one keeps them all, in the
+user's usual Prefect database, and dies with the run however that ends: it reads from a pipe whose other end only
+the run holds, and the kernel closes that end even after `kill -9`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from filelock import FileLock
+
+#: No call leaves the machine unless the user configured one.
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLI_PROMPT": "false",
+}
+#: Services of a long-lived server. A run's own would start other people's schedules and mark their runs late.
+SERVICES_OFF = {
+    f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+    for name in ("SCHEDULER", "LATE_RUNS", "FOREMAN", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "TRIGGERS")
+}
+STARTUP_SECONDS = 120.0
+#: How long to wait for the last task records to be written when a run has ended.
+RECORD_SECONDS = 30.0
+
+
+@contextmanager
+def prefect_server(*, verbose: bool = False) -> Iterator[str]:
+    """The URL of the Prefect API that runs inside the `with` use: the one configured, or one of our own.
+
+    Call it before Prefect is imported: it sets what Prefect says in the terminal (`verbose`: all of it).
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    home = Path(PREFECT_HOME.value())
+    home.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.engine.server_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | SERVICES_OFF,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        # Two servers must not create the database at the same time.
+        with FileLock(home / "clip-dissect-server.lock"):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            # torch takes as long to import as the server to start: both at once.
+            importlib.import_module("flows.dissect")
+            url = f"http://127.0.0.1:{_port(process)}/api"
+            _wait_until_healthy(process, url)
+        # Worker processes of a cluster read the environment, this process its settings.
+        os.environ["PREFECT_API_URL"] = url
+        with temporary_settings({PREFECT_API_URL: url}):
+            try:
+                yield url
+            finally:
+                _wait_for_records(url)
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        process.stdin.close()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def _port(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.strip().isdigit():
+        raise RuntimeError(
+            f"The Prefect server of this run did not start (exit status {process.wait()}). Start one yourself with "
+            "`prefect server start` and set PREFECT_API_URL; `python -m flows.engine.server_process` shows why."
+        )
+    return int(line)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    until = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urlopen(f"{url}/health", timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"The Prefect server of this run at {url} was not healthy after {STARTUP_SECONDS:.0f} s.")
+
+
+def _wait_for_records(url: str) -> None:
+    """Waits until the server has written the end of every task: its records arrive as events, some time later."""
+    import httpx
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.drain_all(timeout=RECORD_SECONDS)
+    unfinished = {"task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED"]}}}}
+    until = time.monotonic() + RECORD_SECONDS
+    while time.monotonic() < until:
+        if httpx.post(f"{url}/task_runs/count", json=unfinished, timeout=10).json() == 0:
+            return
+        time.sleep(0.1)

@@ -1,0 +1,18 @@
+"""Probe images into WebDataset shards and an index."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.engine.progress import follow
+from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
+from tasks.spec import ShardSpec
+
+
+@flow(flow_run_name="shard {spec.probe}", persist_result=False)
+def shard_probe(spec: ShardSpec) -> ProbeRef:
+    """Packs the images of a probe set into shards, those that are missing, and gives the finished probe set."""
+    plan = plan_shards(spec)
+    work = [(make_shard.submit(plan.folder, part), part.num_files) for part in plan.missing]
+    follow("shard", work, total=plan.num_files, unit="files")
+    return finish_probe(plan)

@@ -1,0 +1,160 @@
+"""Concepts: the list a run names neurons with, and the embeddings of its texts, kept by text.
+
+A block is one Parquet file with the texts and their embeddings together (not Zarr beside Parquet: so a text can
+never be torn from its vector). An edited list embeds only the lines that no block has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.errors import EmbeddingsError, IncompleteError
+from storage.files import Folder
+from storage.identity import Identity, digest_of, digest_of_bytes
+from storage.layout import Store
+from storage.tables import read_parquet, write_parquet
+from tasks import sample
+from tasks.dissection import concepts as lists
+from tasks.dissection.concepts import ConceptList
+from tasks.dissection.errors import ConceptError
+from tasks.models.clip import load_clip
+from tasks.precomputed import Floats, file_digest, read_npy
+from tasks.spec import EmbedSpec
+
+#: Texts in a forward pass. Fixed, so that a text's embedding does not depend on a setting.
+TEXTS_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ConceptEmbeddingsRef:
+    """Embeddings of concept texts by one encoder."""
+
+    folder: Folder
+    #: Digest of the encoder: a CLIP model's weights, or a file of precomputed rows with its list.
+    digest: str
+
+
+def concept_list(spec: EmbedSpec) -> ConceptList:
+    """The concepts that a spec names, in order. Raises `ConceptError`."""
+    if not spec.concepts:
+        raise ConceptError("No concepts are given: --concepts FILE or a name.")
+    found = named_list(spec.concepts)
+    return found.unique() if spec.unique_concepts else found
+
+
+def named_list(name: str, *, truth: bool = False) -> ConceptList:
+    """A list by its name (`common-20k`, `imagenet`, `sample`) or a text file. Raises `ConceptError`.
+
+    As `truth`, `sample` is the list of its classes.
+    """
+    if name in lists.COMMON:
+        return lists.common_words(name)
+    if name == "imagenet":
+        return lists.imagenet_classes()
+    if name == "sample":
+        file = sample.CLASSES if truth else sample.CONCEPTS
+        return lists.parse(file.read_bytes(), file.name)
+    folder, _, file_name = name.rpartition("/")
+    try:
+        data = Folder.at(folder or ".").read(file_name)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        known = ", ".join([*lists.COMMON, "imagenet", "sample"])
+        raise ConceptError(f"There is no concept file {name}, and no list of that name ({known}).") from error
+    return lists.parse(data, name)
+
+
+def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
+    """The reference of the embeddings of a spec's concepts."""
+    identity: Identity
+    if spec.concept_embeddings:
+        rows, texts = len(read_npy(spec.concept_embeddings)), _texts(spec)
+        if rows != len(texts):
+            raise EmbeddingsError(
+                f"{spec.concept_embeddings} has {rows} rows, and the list {spec.concepts} has {len(texts)} concepts. "
+                "Row i is the embedding of concept i (blank lines are no concepts)."
+            )
+        listed = digest_of({"texts": texts})
+        identity = {"precomputed": file_digest(spec.concept_embeddings), "texts": listed}
+    else:
+        assert spec.clip is not None  # the spec has one of both
+        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+        identity = {key: value for key, value in clip.identity.items() if key != "preprocess"}
+    digest = digest_of(identity)
+    return ConceptEmbeddingsRef(Store.at(spec.store).concepts(digest), digest)
+
+
+def missing_texts(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> list[str]:
+    """Texts of a spec's concepts that no block has, in order, each once."""
+    known = _stored(ref)
+    return [text for text in dict.fromkeys(_texts(spec)) if text not in known]
+
+
+def num_concepts(spec: EmbedSpec) -> int:
+    """How many different texts a spec's concepts have."""
+    return len(set(_texts(spec)))
+
+
+@task(task_run_name="embed {num_texts} concepts", cache_policy=NO_CACHE)
+def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -> int:
+    """Embeds the texts that no block has, and writes them as one block; returns how many."""
+    del num_texts  # it is in the task's name
+    texts = missing_texts(ref, spec)
+    if not texts:
+        return 0
+    if spec.concept_embeddings:
+        vectors = _precomputed(spec, texts)
+    else:
+        assert spec.clip is not None
+        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+        batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
+        vectors = torch.cat([clip.embed_texts(batch) for batch in batches]).numpy()  # [C, D]
+    block = digest_of_bytes("\n".join(texts).encode())
+    table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
+    write_parquet(ref.folder, f"{block}.parquet", table)
+    return len(texts)
+
+
+def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:
+    """Unit embeddings `[C, D]` of a spec's concepts in list order. Raises `IncompleteError`."""
+    known = _stored(ref)
+    texts = _texts(spec)
+    without = [text for text in texts if text not in known]
+    if without:
+        raise IncompleteError(
+            f"{len(without)} of {len(texts)} concepts have no embedding yet (first: {without[0]!r}). "
+            "Run `clip-dissect embed` with the same options first, or `clip-dissect run`."
+        )
+    return np.stack([known[text] for text in texts])
+
+
+def _texts(spec: EmbedSpec) -> list[str]:
+    return [lists.prompt(spec.prompt, concept) for concept in concept_list(spec).concepts]
+
+
+def _precomputed(spec: EmbedSpec, texts: list[str]) -> Floats:
+    assert spec.concept_embeddings is not None
+    matrix = read_npy(spec.concept_embeddings)
+    first: dict[str, int] = {}
+    for row, text in enumerate(_texts(spec)):
+        if not np.allclose(matrix[first.setdefault(text, row)], matrix[row], atol=1e-3):
+            raise EmbeddingsError(
+                f"{text!r} is listed twice, and rows {first[text]} and {row} of {spec.concept_embeddings} differ. "
+                "One text has one embedding: drop one, or make the two texts different."
+            )
+    return matrix[[first[text] for text in texts]]
+
+
+def _stored(ref: ConceptEmbeddingsRef) -> dict[str, Floats]:
+    """Embeddings by text. Blocks in order of name and the first wins, so that two runs read the same."""
+    known: dict[str, Floats] = {}
+    for name in ref.folder.names():
+        block = read_parquet(ref.folder, name)
+        for text, vector in zip(block["text"], block["embedding"], strict=True):
+            known.setdefault(text, vector)
+    return known

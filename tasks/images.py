@@ -1,0 +1,61 @@
+"""Decoding: image bytes to RGB, and a clear reason where that cannot be."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+#: Largest image decoded, in pixels: 16,384 × 16,384. A small file can claim far more than any memory holds.
+MAX_PIXELS = 1 << 28
+
+
+class UndecodableError(ValueError):
+    """Bytes that are no image, or half of one; the message is the reason given in `rejects.parquet`."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """The image as RGB, all of it. Raises `UndecodableError`.
+
+    As the loaders of torchvision do, EXIF rotation is not applied and only the first frame is taken.
+    """
+    if not data:
+        raise UndecodableError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images by its own bound; ours is checked below.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            _check_size(image)
+            return _rgb(image)
+    except UnidentifiedImageError as error:
+        raise UndecodableError("not an image, or of an unknown format") from error
+    except UndecodableError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
+        raise UndecodableError(str(error).strip() or type(error).__name__) from error
+
+
+def check(data: bytes) -> tuple[int, int]:
+    """Width and height of an image that can be decoded whole. Raises `UndecodableError`."""
+    return decode(data).size
+
+
+def _check_size(image: Image.Image) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise UndecodableError(f"{image.width} × {image.height} pixels are more than {MAX_PIXELS:,}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow would clip 16-bit values to 255, which makes nearly everything white.
+        values = np.asarray(image).astype(np.float64)
+        scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
+        return Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # or Pillow says that it should be
+    return image.convert("RGB")

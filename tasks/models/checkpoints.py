@@ -1,0 +1,109 @@
+"""Weights from a file: safetensors, or a torch file read without running any code in it."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tasks.models.errors import CheckpointError
+
+#: Levels under which training frameworks keep the weights of a network.
+WEIGHT_LEVELS = ("state_dict", "model_state_dict", "model", "net", "ema_state_dict")
+#: What wrappers (DataParallel, Lightning, compile) put before every name.
+WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
+#: Names shown of those that do not fit.
+SHOWN = 5
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """The tensors of a weights file by name. Raises `CheckpointError` saying why it cannot be read."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CheckpointError(f"There is no checkpoint file {path}.")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({_first_line(error)}). Files that would run code when loaded are "
+            "refused: where you trust it, load it once yourself with torch.load(weights_only=False) and save "
+            "model.state_dict() with safetensors.torch.save_file."
+        ) from error
+    return _weights_in(content, path)
+
+
+def load_into(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+    """Loads weights that fit the model name by name. Raises `CheckpointError` naming those that do not."""
+    wanted = model.state_dict()
+    weights = _unwrapped(weights, wanted)
+    missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in wanted]
+    misshapen = [
+        f"{name} {list(weights[name].shape)} for {list(wanted[name].shape)}"
+        for name in wanted
+        if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path} does not fit the network, which has {len(wanted)} tensors; the file has {len(weights)}. "
+            f"{'; '.join(problems)}."
+        )
+    model.load_state_dict(dict(weights), strict=False)  # only num_batches_tracked may be missing here
+
+
+def digest_of_weights(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors: the same weights in any file give the same."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha256.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # bfloat16 has no numpy type, so every tensor goes as plain bytes.
+        sha256.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
+
+
+def _weights_in(content: Any, path: str) -> dict[str, Tensor]:
+    for level in WEIGHT_LEVELS:
+        if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
+            content = content[level]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not a state dict of tensors by name.")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no tensors; at its top are {', '.join(map(str, list(content)[:SHOWN]))}."
+        )
+    return tensors
+
+
+def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Names without a prefix that a wrapper put before every one of them."""
+    for prefix in WRAPPER_PREFIXES:
+        wrapped = all(name.startswith(prefix) for name in weights)
+        if wrapped and not any(name.startswith(prefix) for name in wanted):
+            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, wanted)
+    return weights
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,124 @@
+"""CLIP models by open_clip: what a user writes for `--clip`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.dissection.errors import UnknownNameError
+from tasks.models.checkpoints import digest_of_weights
+from tasks.models.devices import choose_device, device_lock
+from tasks.models.downloads import downloading
+from tasks.models.errors import CheckpointError, ModelError
+from tasks.models.preprocess import Preprocess, describe
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model ready to embed."""
+
+    model: Any
+    preprocess: Preprocess
+    tokenize: Any
+    device: torch.device
+    #: What its embeddings depend on: weights, architecture, preprocessing.
+    identity: dict[str, str]
+
+    @torch.inference_mode()
+    def embed_images(self, batch: Tensor) -> Tensor:
+        """Unit embeddings `[B, D]` float32, on the CPU, of preprocessed images `[B, 3, H, W]`."""
+        with device_lock(self.device):
+            return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1).cpu()
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Unit embeddings `[B, D]` float32, on the CPU, of texts."""
+        with device_lock(self.device):
+            return F.normalize(self.model.encode_text(self.tokenize(texts).to(self.device)).float(), dim=1).cpu()
+
+
+@cache
+def load_clip(name: str, checkpoint: str | None, device: str) -> Clip:
+    """Loads a CLIP model once per process. Raises `ModelError`."""
+    import open_clip
+
+    model, preprocess = create_clip(name, checkpoint)
+    where = choose_device(device)
+    model = model.eval().requires_grad_(False).to(where)
+    identity = {"clip": _architecture(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
+    return Clip(model, preprocess, open_clip.get_tokenizer(_architecture(name)), where, identity)
+
+
+def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
+    """The model and its preprocessing for `NAME/PRETRAINED`, `NAME` with a checkpoint, a config, `sample`."""
+    import open_clip
+
+    architecture, pretrained = _architecture(name), name.partition("/")[2] or None
+    if name == "sample":
+        from tasks import sample
+
+        open_clip.add_model_config(sample.CLIP_CONFIG)
+        pretrained = str(sample.CLIP_WEIGHTS)
+    elif name.endswith(".json"):
+        if not Path(name).is_file():
+            raise ModelError(f"There is no model config {name}.")
+        open_clip.add_model_config(Path(name))
+        pretrained = None
+    elif architecture.startswith(("local-dir:", "hf-hub:")):
+        pretrained = None
+    elif architecture not in open_clip.list_models():
+        way_out = "`open_clip.list_models()` lists them."
+        raise UnknownNameError.of("CLIP model", architecture, open_clip.list_models(), way_out)
+    if checkpoint:
+        if not Path(checkpoint).is_file():
+            raise CheckpointError(f"There is no CLIP checkpoint file {checkpoint}.")
+        pretrained = checkpoint
+    _refuse_untrained(architecture, pretrained)
+    if checkpoint or name == "sample":
+        return _create(architecture, pretrained, CheckpointError, f"{pretrained} does not fit {architecture}")
+    with downloading(f"CLIP model {name}", "--clip NAME --clip-checkpoint FILE"):
+        return _create(architecture, pretrained, ModelError, f"{name} cannot be loaded")
+
+
+def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
+    """open_clip would give random weights and only warn."""
+    import open_clip
+
+    if pretrained or architecture.startswith(("local-dir:", "hf-hub:")):
+        return
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    raise ModelError(
+        f"CLIP model {architecture} needs weights: --clip {architecture}/{tags[0] if tags else 'PRETRAINED'}"
+        f"{f' (or {chr(44).join(tags[1:6])})' if tags[1:] else ''}, or --clip-checkpoint FILE."
+    )
+
+
+def _create(architecture: str, pretrained: str | None, kind: type[ModelError], what: str) -> tuple[Any, Preprocess]:
+    import open_clip
+
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            architecture, pretrained=pretrained, require_pretrained=True
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise kind(f"{what}: {' '.join(line.strip() for line in lines[:4])[:600]}") from error
+    return model, preprocess
+
+
+def _architecture(name: str) -> str:
+    if name == "sample":
+        from tasks import sample
+
+        return sample.CLIP_CONFIG.stem
+    if name.endswith(".json"):
+        return Path(name).stem
+    if name.startswith(("local-dir:", "hf-hub:")):
+        return name
+    return name.partition("/")[0]

@@ -1,0 +1,146 @@
+"""Networks to dissect, by what a user writes for `--target`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.dissection.errors import UnknownNameError
+from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint
+from tasks.models.devices import choose_device
+from tasks.models.downloads import downloading
+from tasks.models.errors import ModelError, UnknownModelError
+from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
+
+#: WEIGHTS that stand for an untrained network: what a control experiment dissects.
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network ready to record: in evaluation mode, on its device."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    device: torch.device
+    #: What its activations depend on: weights, architecture, preprocessing.
+    identity: dict[str, str]
+
+
+@cache
+def load_target(name: str, checkpoint: str | None, device: str) -> Target:
+    """Loads a network once per process.
+
+    `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function` or
+    `sample`. Raises `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
+    """
+    kind, _, rest = name.partition(":")
+    if name == "sample":
+        kind, rest = "tasks.sample.network", "target"
+    if not rest:
+        raise UnknownModelError(
+            f"There is no target {name!r}. Write torchvision:NAME, timm:NAME, open_clip:NAME/PRETRAINED, "
+            "module:function, or sample."
+        )
+    weights = read_checkpoint(checkpoint) if checkpoint else None
+    makers = {"torchvision": _from_torchvision, "timm": _from_timm, "open_clip": _from_open_clip}
+    if kind in makers:
+        (model, preprocess), source = makers[kind](rest, weights), ""
+    else:
+        model, preprocess, source = _from_function(kind, rest)
+    if weights is not None and checkpoint is not None:
+        load_into(model, weights, checkpoint)
+    where = choose_device(device)
+    model = model.eval().requires_grad_(False).to(where)
+    identity = {
+        "architecture": hashlib.sha256(repr(model).encode()).hexdigest() + source,
+        "weights": digest_of_weights(model),
+        "preprocess": describe(preprocess),
+    }
+    return Target(model, preprocess, where, identity)
+
+
+def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+    import torchvision
+    from torchvision.models import get_model, get_model_weights, list_models
+
+    name, _, version = rest.partition("/")
+    known = list_models(module=torchvision.models)
+    if name not in known:
+        raise UnknownNameError.of("torchvision network", name, known, f"torchvision has {len(known)}.")
+    versions = get_model_weights(name)
+    if version and version != RANDOM and version not in versions.__members__ and version != "DEFAULT":
+        raise UnknownModelError(
+            f"{name} has no weights {version!r}, but {', '.join(versions.__members__)}, {RANDOM}."
+        )
+    # A checkpoint comes without its preprocessing: that of the weights named, or of the default ones, is taken.
+    entry = versions["DEFAULT" if version in ("", RANDOM) else version]
+    if weights is not None:
+        # The last tensor of a classifier is its bias: one number a class (365 for Places).
+        classes = list(weights.values())[-1]
+        own = len(entry.meta["categories"])
+        fitting = {"num_classes": len(classes)} if classes.ndim == 1 and len(classes) != own else {}
+        model = get_model(name, weights=None, **fitting)
+    elif version == RANDOM:
+        torch.manual_seed(0)
+        model = get_model(name, weights=None)
+    else:
+        with downloading(f"torchvision:{name}/{entry.name}", "--checkpoint FILE"):
+            model = get_model(name, weights=entry)
+    return model, entry.transforms()
+
+
+def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+    import timm
+
+    name = rest.removesuffix(f"/{RANDOM}")
+    base = name.removeprefix("hf-hub:").partition(".")[0]
+    if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(base):
+        raise UnknownNameError.of("timm network", base, timm.list_models(), "`timm.list_models()` lists them.")
+    torch.manual_seed(0)
+    with downloading(f"timm:{name}", "--checkpoint FILE"):
+        model = timm.create_model(name, pretrained=weights is None and name == rest)
+    config = timm.data.resolve_model_data_config(model)
+    return model, timm.data.create_transform(**config, is_training=False)
+
+
+def _from_open_clip(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+    from tasks.models.clip import create_clip
+
+    if weights is not None:
+        raise ModelError("open_clip targets take their weights from open_clip:NAME/PRETRAINED, not --checkpoint.")
+    model, preprocess = create_clip(rest, None)
+    visual: nn.Module = model.visual
+    return visual, preprocess
+
+
+def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preprocess, str]:
+    """`module:function` of the user's own, found from the working directory as `python -m` would find it."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UnknownModelError(
+            f"There is no Python module {error.name!r} to take the target {module_name}:{function} from; looked in "
+            f"{here} and the installed packages. Library networks are torchvision:NAME, timm:NAME, open_clip:NAME."
+        ) from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise UnknownNameError.of("function", function, functions, f"{module_name} has {', '.join(functions)}.")
+    made: Any = make()
+    model, preprocess = made if isinstance(made, tuple) else (made, None)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{module_name}:{function} gave {type(model).__name__}, not a torch.nn.Module.")
+    return model, preprocess or imagenet_preprocess(), source_digest(module)

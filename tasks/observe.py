@@ -1,0 +1,245 @@
+"""Shards into image embeddings and activations: a pass decodes a shard group once for every model that lacks it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage import arrays
+from storage.completion import Rows, groups
+from storage.errors import ShardError
+from storage.identity import Identity, digest_of
+from storage.layout import Store
+from storage.shards import read_images
+from tasks.dissection.errors import LayerError
+from tasks.dissection.hooks import recorded
+from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
+from tasks.dissection.summary import Layout
+from tasks.images import UndecodableError, decode
+from tasks.models.clip import load_clip
+from tasks.models.devices import device_lock
+from tasks.models.preprocess import image_shape
+from tasks.models.targets import load_target
+from tasks.precomputed import ImageEmbeddingsFile
+from tasks.shard import ProbeRef
+from tasks.spec import EmbedSpec, RecordSpec
+
+#: The array of image embeddings in its Zarr group.
+EMBEDDINGS = "embeddings"
+#: Names of the axes of the arrays, for xarray.
+EMBEDDING_AXES, ACTIVATION_AXES = ("image", "embedding"), ("image", "neuron")
+
+
+@dataclass(frozen=True)
+class EmbeddingsRef:
+    """Image embeddings `[I, D]` of a probe set, finished or not."""
+
+    store: Store
+    digest: str
+    identity: Identity
+    num_dimensions: int
+
+
+@dataclass(frozen=True)
+class ActivationsRef:
+    """Activations `[I, N]` per layer of a probe set, finished or not."""
+
+    store: Store
+    digest: str
+    identity: Identity
+    #: Layers in the order asked for, with where their outputs keep the neurons.
+    layouts: dict[str, Layout] = field(hash=False)
+    num_neurons: dict[str, int] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a shard group still lacks: the work of one task."""
+
+    rows: Rows
+    embeddings: bool
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rows}: {', '.join(('embeddings',) * self.embeddings + self.layers)}"
+
+
+@dataclass(frozen=True)
+class ObservationPlan:
+    """What observing a probe set takes."""
+
+    probe: ProbeRef
+    embed: EmbedSpec | None
+    record: RecordSpec | None
+    embeddings: EmbeddingsRef | None
+    activations: ActivationsRef | None
+    missing: tuple[Missing, ...]
+
+
+def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpec | None) -> ObservationPlan:
+    """Finds what is to be embedded and recorded, and which shard groups lack it. Loads the models.
+
+    Makes the arrays. Raises what is wrong with models, layers and files before any image is read.
+    """
+    embeddings = embeddings_of(probe, embed) if embed else None
+    activations = activations_of(probe, record) if record else None
+    embedded = frozenset[str]()
+    if embeddings:
+        group = arrays.open_group(embeddings.store.embeddings(embeddings.digest), embeddings.identity)
+        shape = probe.num_images, embeddings.num_dimensions
+        arrays.create_rows(group, EMBEDDINGS, *shape, EMBEDDING_AXES, {"what": "unit image embeddings"})
+        embedded = embeddings.store.embeddings_done(embeddings.digest).done()
+    recorded_groups: dict[str, frozenset[str]] = {}
+    if activations:
+        group = arrays.open_group(activations.store.activations(activations.digest), activations.identity)
+        for layer, num_neurons in activations.num_neurons.items():
+            attributes = {"layer": layer, "layout": activations.layouts[layer].value}
+            arrays.create_rows(group, layer, probe.num_images, num_neurons, ACTIVATION_AXES, attributes)
+            recorded_groups[layer] = activations.store.activations_done(activations.digest, layer).done()
+    lacking = (
+        Missing(
+            rows,
+            embeddings is not None and rows.name not in embedded,
+            tuple(layer for layer, done in recorded_groups.items() if rows.name not in done),
+        )
+        for rows in groups(probe.num_images)
+    )
+    missing = tuple(work for work in lacking if work.embeddings or work.layers)
+    return ObservationPlan(probe, embed, record, embeddings, activations, missing)
+
+
+def embeddings_of(probe: ProbeRef, spec: EmbedSpec) -> EmbeddingsRef:
+    """The reference of a probe set's embeddings: its identity is what makes them."""
+    store = Store.at(spec.store)
+    if spec.image_embeddings:
+        file = ImageEmbeddingsFile.at(spec.image_embeddings)
+        identity = {"probe": probe.digest, "precomputed": file.digest()}
+        return EmbeddingsRef(store, digest_of(identity), identity, file.num_dimensions())
+    assert spec.clip is not None  # the spec has one of both
+    clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+    identity = {"probe": probe.digest, "precision": "float32", **clip.identity}
+    num_dimensions = clip.embed_images(torch.zeros(1, *image_shape(clip.preprocess))).shape[1]
+    return EmbeddingsRef(store, digest_of(identity), identity, num_dimensions)
+
+
+def activations_of(probe: ProbeRef, spec: RecordSpec) -> ActivationsRef:
+    """The reference of a probe set's activations; layers are no part of the identity, so that more can be added."""
+    target = load_target(spec.target, spec.checkpoint, spec.device)
+    traced = traced_layers(spec)
+    identity = {"probe": probe.digest, "precision": "float32", "summary": spec.summary, **target.identity}
+    layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
+    num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
+    return ActivationsRef(Store.at(spec.store), digest_of(identity), identity, layouts, num_neurons)
+
+
+def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
+    """The layers of a spec, each recordable, in the order asked for. Raises `LayerError`, `UnknownNameError`."""
+    target = load_target(spec.target, spec.checkpoint, spec.device)
+    layers = resolve(target.model, spec.layers)
+    with device_lock(target.device):
+        traced = trace(target.model, image_shape(target.preprocess))
+    return {name: traced[name] for name in recordable(traced, layers, spec.summary)}
+
+
+@task(task_run_name="observe {work}", cache_policy=NO_CACHE)
+def observe(plan: ObservationPlan, work: Missing) -> int:
+    """Decodes a shard group once, embeds and records what it lacks; returns how many images it has."""
+    started = time.perf_counter()
+    from_clip = work.embeddings and plan.embed is not None and not plan.embed.image_embeddings
+    results: dict[str, list[torch.Tensor]] = {}
+    if from_clip or work.layers:
+        for images in _decoded_batches(plan, work.rows):
+            if from_clip and plan.embed and plan.embed.clip:
+                clip = load_clip(plan.embed.clip, plan.embed.clip_checkpoint, plan.embed.device)
+                batch = torch.stack(list(_pool().map(clip.preprocess, images)))  # [B, 3, H, W]
+                results.setdefault(EMBEDDINGS, []).append(clip.embed_images(batch))
+            if work.layers:
+                for layer, activations in _record(plan, work.layers, images).items():
+                    # A layer may bear any name, so it is kept apart from the embeddings.
+                    results.setdefault(f"layer:{layer}", []).append(activations)
+    blocks = {name: torch.cat(parts).numpy() for name, parts in results.items()}
+    if work.embeddings and not from_clip and plan.embed and plan.embed.image_embeddings:
+        paths = plan.probe.index()["path"].tolist()
+        blocks[EMBEDDINGS] = ImageEmbeddingsFile.at(plan.embed.image_embeddings).rows(paths, work.rows)
+    _store(plan, work, blocks, time.perf_counter() - started)
+    return len(work.rows)
+
+
+def _store(plan: ObservationPlan, work: Missing, blocks: dict[str, arrays.Floats], seconds: float) -> None:
+    """Writes each block to its array, then its marker."""
+    facts = {"num_images": len(work.rows), "seconds": seconds / max(1, len(blocks))}
+    if work.embeddings and plan.embeddings:
+        ref = plan.embeddings
+        group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
+        arrays.write_rows(group, EMBEDDINGS, work.rows, blocks[EMBEDDINGS])
+        ref.store.embeddings_done(ref.digest).mark(work.rows.name, facts)
+    if work.layers and plan.activations:
+        of = plan.activations
+        group = arrays.open_group(of.store.activations(of.digest), of.identity)
+        for layer in work.layers:
+            block = blocks[f"layer:{layer}"]
+            _refuse_non_finite(plan.probe, layer, work.rows, block)
+            arrays.write_rows(group, layer, work.rows, block)
+            of.store.activations_done(of.digest, layer).mark(work.rows.name, facts)
+
+
+def _decoded_batches(plan: ObservationPlan, rows: Rows) -> Iterator[list[Image]]:
+    """The images of a shard group, decoded, a batch at a time; the next batch decodes while one is worked on."""
+    spec = plan.record or plan.embed
+    batch_size = spec.batch_size if spec else 1
+    batch: list[bytes] = []
+    ahead: list[Image] | None = None
+    for row, data in read_images(plan.probe.folder, plan.probe.index().iloc[rows.start : rows.stop]):
+        batch.append(data)
+        if len(batch) == batch_size or row == rows.stop - 1:
+            decoded = _pool().map(_decode_checked, batch)
+            if ahead is not None:
+                yield ahead
+            ahead, batch = list(decoded), []
+    if ahead is not None:
+        yield ahead
+
+
+def _decode_checked(data: bytes) -> Image:
+    try:
+        return decode(data)
+    except UndecodableError as error:
+        raise ShardError(f"An image that could be decoded when it was sharded now cannot: {error}.") from error
+
+
+def _record(plan: ObservationPlan, layers: tuple[str, ...], images: list[Image]) -> dict[str, torch.Tensor]:
+    """Activations `[B, N]` of each layer on a batch of images, on the CPU."""
+    assert plan.record is not None and plan.activations is not None
+    spec = plan.record
+    target = load_target(spec.target, spec.checkpoint, spec.device)
+    batch = torch.stack(list(_pool().map(target.preprocess, images))).to(target.device)  # [B, 3, H, W]
+    layouts = {layer: plan.activations.layouts[layer] for layer in layers}
+    with device_lock(target.device), torch.inference_mode(), recorded(target.model, layouts, spec.summary) as out:
+        target.model(batch)
+        return {layer: out[layer].float().cpu() for layer in layers}
+
+
+def _refuse_non_finite(probe: ProbeRef, layer: str, rows: Rows, block: arrays.Floats) -> None:
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+    if len(bad):
+        path = probe.index()["path"].iloc[rows.start + int(bad[0])]
+        raise LayerError(
+            f"Layer {layer!r} gives NaN or infinite activations on {len(bad)} of {len(rows)} images (first: {path}). "
+            "Check the network's weights and preprocessing."
+        )
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that decode and preprocess: Pillow works outside the interpreter's lock for most of it."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")

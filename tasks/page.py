@@ -1,0 +1,105 @@
+"""The report of a published run: rows and thumbnails from its tables and the probe set's shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from storage.files import Folder
+from storage.shards import read_images
+from tasks.images import decode
+from tasks.report.page import render
+from tasks.report.rows import Label, Layer, Neuron, Report, TopImage
+from tasks.report.thumbnails import thumbnail
+from tasks.shard import probe_at
+
+REPORT = "report.html"
+#: Different images on one page; with more, each neuron shows fewer. About 3 KB each.
+MAX_THUMBNAILS = 4_000
+
+
+def write_report(
+    out: Folder, run: dict[str, Any], labels: pd.DataFrame, top_images: pd.DataFrame, rejects: pd.DataFrame
+) -> None:
+    """Writes `report.html` beside the tables."""
+    shown = _few_enough(top_images)
+    report = Report(
+        title=_title(run["spec"]),
+        facts=_facts(run),
+        layers=tuple(_layer(run, name, labels, shown) for name in run["layers"]),
+        rejects=tuple(zip(rejects["path"], rejects["reason"], strict=True)),
+        notes=tuple(run["notes"]),
+    )
+    out.write(REPORT, render(report, _thumbnails(Folder(run["probe"]), shown)).encode())
+
+
+def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
+    ranks = int(top_images["rank"].max())
+    while ranks > 1 and top_images.loc[top_images["rank"] <= ranks, "row"].nunique() > MAX_THUMBNAILS:
+        ranks -= 1
+    return top_images[top_images["rank"] <= ranks]
+
+
+def _thumbnails(probe: Folder, top_images: pd.DataFrame) -> dict[str, bytes]:
+    ref = probe_at(probe)
+    wanted = ref.index().iloc[sorted(top_images["row"].unique())]
+    paths = wanted.set_index("row")["path"]
+    return {paths[row]: thumbnail(decode(data)) for row, data in read_images(probe, wanted)}
+
+
+def _layer(run: dict[str, Any], name: str, labels: pd.DataFrame, top_images: pd.DataFrame) -> Layer:
+    truth: Sequence[str] | None = None
+    if run["accuracy"] and run["accuracy"]["layer"] == name:
+        truth = run["accuracy"]["truth"]
+    images = {
+        neuron: tuple(TopImage(image, float(a)) for image, a in zip(table["image"], table["activation"], strict=True))
+        for neuron, table in top_images[top_images["layer"] == name].groupby("neuron")
+    }
+    neurons = []
+    for index, table in labels[labels["layer"] == name].groupby("neuron"):
+        number, is_dead = int(str(index)), bool(table["is_dead"].iloc[0])
+        neurons.append(
+            Neuron(
+                number,
+                is_dead,
+                () if is_dead else tuple(_label(row) for row in table.itertuples()),
+                images[index],
+                truth[number] if truth else None,
+            )
+        )
+    return Layer(name, tuple(neurons))
+
+
+def _label(row: Any) -> Label:
+    def number(value: Any) -> float | None:
+        return None if pd.isna(value) else float(value)
+
+    return Label(row.concept, float(row.similarity), number(row.log_likelihood), number(row.log_prior))
+
+
+def _title(spec: dict[str, Any]) -> str:
+    return f"{spec['target']} dissected"
+
+
+def _facts(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    spec, counts = run["spec"], run["counts"]
+    embedder = spec["clip"] or "precomputed embeddings"
+    settings = ", ".join(f"{name} {value:g}" for name, value in run["hyperparameters"].items())
+    facts = [
+        ("Network", spec["target"] + (f", {spec['checkpoint']}" if spec["checkpoint"] else "")),
+        ("Summary function", spec["summary"]),
+        ("Probe set", f"{spec['probe']}: {counts['images']:,} images, {counts['rejects']:,} refused"),
+        ("Concepts", f"{spec['concepts']}: {counts['concepts']:,}, prompt “{spec['prompt']}”"),
+        ("CLIP", embedder),
+        ("Similarity", f"{spec['similarity']} ({spec['variant']}{'; ' + settings if settings else ''})"),
+    ]
+    if run["accuracy"]:
+        tops = ", ".join(
+            f"{run['accuracy'][t]:.1%} {t.replace('top', 'top-')}" for t in ("top1", "top5") if t in run["accuracy"]
+        )
+        facts.append(("Accuracy", f"{run['accuracy']['layer']}: {tops} of {run['accuracy']['neurons']} neurons"))
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in run["seconds"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    return (*facts, ("Seconds of work", seconds), ("Run", run["digest"]), ("Versions", versions))

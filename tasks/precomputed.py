@@ -1,0 +1,109 @@
+"""Embeddings that somebody else's CLIP made: `.npy` files, for images with the path of each row beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from storage.completion import Rows
+from storage.errors import EmbeddingsError
+from storage.files import Folder
+
+Floats = npt.NDArray[np.float32]
+
+
+def read_npy(url: str) -> Floats:
+    """A matrix of finite, non-zero rows, scaled to norm 1, float32. Raises `EmbeddingsError`."""
+    return _read_npy(url, file_digest(url))
+
+
+def file_digest(url: str) -> str:
+    """SHA-256 of a file. Raises `EmbeddingsError` where it is not there."""
+    return hashlib.sha256(_read(url)).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageEmbeddingsFile:
+    """`[I, D]` image embeddings and, beside them in `NAME.keys.txt`, the path of each row's image."""
+
+    url: str
+
+    @classmethod
+    def at(cls, url: str) -> ImageEmbeddingsFile:
+        """The file at a URL or path."""
+        return cls(url)
+
+    @property
+    def keys_url(self) -> str:
+        """Where the keys are: `image_embeddings.npy` has `image_embeddings.keys.txt`."""
+        return f"{self.url.removesuffix('.npy')}.keys.txt"
+
+    def digest(self) -> str:
+        """Of both files."""
+        return f"{file_digest(self.url)} {file_digest(self.keys_url)}"
+
+    def num_dimensions(self) -> int:
+        """`D`."""
+        return int(read_npy(self.url).shape[1])
+
+    def rows(self, paths: list[str], rows: Rows) -> Floats:
+        """Embeddings of the probe images in a range of rows, `[len(rows), D]`.
+
+        `paths` are those of the whole probe set, so that the error can count. Raises `EmbeddingsError` where an
+        image has no row; rows that no image has are not used.
+        """
+        matrix = read_npy(self.url)
+        keys = self._keys(len(matrix))
+        without = [path for path in paths if path not in keys]
+        if without:
+            raise EmbeddingsError(
+                f"{len(without)} of {len(paths)} probe images have no row among the {len(keys)} of {self.keys_url} "
+                f"(first: {without[0]!r}; its first key: {next(iter(keys))!r}). Each line of it is the path of an "
+                "image below the --probe folder."
+            )
+        return matrix[[keys[path] for path in paths[rows.start : rows.stop]]]
+
+    def _keys(self, num_rows: int) -> dict[str, int]:
+        lines = _read(self.keys_url).decode("utf-8", "replace").splitlines()
+        keys = {line.strip().removeprefix("./"): row for row, line in enumerate(lines) if line.strip()}
+        if len(lines) != num_rows or len(keys) != num_rows:
+            raise EmbeddingsError(
+                f"{self.url} has {num_rows} rows, and {self.keys_url} has {len(lines)} lines with {len(keys)} "
+                "different paths. It takes one line per row, each once."
+            )
+        return keys
+
+
+@lru_cache(maxsize=2)
+def _read_npy(url: str, digest: str) -> Floats:
+    del digest  # it is what the matrix is cached by: the file may change
+    try:
+        matrix = np.load(io.BytesIO(_read(url)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise EmbeddingsError(f"{url} is no .npy matrix of numbers ({error}).") from error
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+        raise EmbeddingsError(
+            f"{url} holds {matrix.dtype} of shape {list(matrix.shape)}, not floats of shape [rows, D]."
+        )
+    rows = matrix.astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0))
+    if len(bad):
+        raise EmbeddingsError(
+            f"{url}: {len(bad)} of {len(rows)} rows are zero, NaN or infinite (first: row {bad[0]})."
+        )
+    unit: Floats = rows / norms
+    return unit
+
+
+def _read(url: str) -> bytes:
+    folder, _, name = url.rpartition("/")
+    try:
+        return Folder.at(folder or ".").read(name)
+    except FileNotFoundError as error:
+        raise EmbeddingsError(f"There is no file {url}.") from error

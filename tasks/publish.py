@@ -1,0 +1,211 @@
+"""Finished labels into the folder a user asked for: tables, report, the spec, and run.json last."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.completion import Completion
+from storage.files import Folder
+from storage.identity import digest_of
+from storage.tables import read_parquet, write_csv, write_parquet
+from tasks.concepts import concept_list
+from tasks.dissection.metrics import accuracy
+from tasks.label import DONE, LabelPlan
+from tasks.page import REPORT, write_report
+from tasks.preflight import true_concepts
+from tasks.shard import MANIFEST
+from tasks.spec import DissectSpec
+
+#: Raised by one when the same labels would be published otherwise than before.
+VERSION = 1
+RUN, SPEC = "run.json", "spec.yaml"
+LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
+TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
+FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)
+PACKAGES = ("clip-dissect", "prefect", "torch", "torchvision", "open_clip_torch", "zarr", "webdataset", "numpy")
+
+
+@dataclass(frozen=True)
+class PublishPlan:
+    """What goes where, and whether it is there already."""
+
+    spec: DissectSpec
+    labels: LabelPlan
+    out: Folder
+    digest: str
+    is_done: bool
+
+
+def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
+    """Where a run's tables go, and whether just these already lie there unharmed."""
+    truth = true_concepts(spec)
+    identity = {
+        "version": VERSION,
+        "labels": labels.digest,
+        "layers": list(labels.activations.layouts),
+        "truth": digest_of({"truth": truth}) if truth else None,
+        "top_images": spec.top_images,
+    }
+    digest = digest_of(identity)
+    out = Folder.at(spec.out) if spec.out else labels.store.run(digest)
+    return PublishPlan(spec, labels, out, digest, _is_intact(out, digest))
+
+
+@task(task_run_name="publish tables and report", cache_policy=NO_CACHE)
+def publish(plan: PublishPlan) -> None:
+    """Writes tables, report and spec, then `run.json`, which names them all with their digests."""
+    started = time.perf_counter()
+    layers = list(plan.labels.activations.layouts)
+    labels = pd.concat([plan.labels.labels(layer) for layer in layers], ignore_index=True)
+    top_images = _top_images(plan, layers)
+    rejects = plan.labels.probe.rejects()
+    write_parquet(plan.out, LABELS, labels)
+    write_csv(plan.out, LABELS_CSV, labels)
+    write_csv(plan.out, DESCRIPTIONS, descriptions(labels))
+    write_parquet(plan.out, TOP_IMAGES, top_images)
+    write_parquet(plan.out, REJECTS, rejects)
+    plan.out.write(SPEC, yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_defaults=True)).encode())
+    run = _run(plan, layers, labels)
+    write_report(plan.out, run, labels, top_images, rejects)
+    run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
+    run["files"] = {name: _sha256(plan.out.read(name)) for name in FILES}
+    plan.out.write_json(RUN, run)
+
+
+def descriptions(labels: pd.DataFrame) -> pd.DataFrame:
+    """First labels as `layer,unit,description,similarity`: what other tools of the field read."""
+    first = labels[labels["rank"] == 1]
+    names = {"neuron": "unit", "concept": "description"}
+    return first[["layer", "neuron", "concept", "similarity"]].rename(columns=names)
+
+
+def read_run(out: Folder) -> dict[str, Any]:
+    """`run.json` of a published run. Raises `FileNotFoundError` with the way out."""
+    try:
+        run: dict[str, Any] = out.read_json(RUN)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
+    return run
+
+
+def republish_report(out: str) -> str:
+    """Makes the report of a published run anew from its tables; returns its URL."""
+    folder = Folder.at(out)
+    run = read_run(folder)
+    tables = [read_parquet(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)]
+    write_report(folder, run, *tables)
+    run["files"][REPORT] = _sha256(folder.read(REPORT))
+    folder.write_json(RUN, run)
+    return folder.path(REPORT)
+
+
+def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict[str, Any]:
+    of, spec = plan.labels, plan.spec
+    done = {layer: of.done(layer).facts(DONE) for layer in layers}
+    first = labels[labels["rank"] == 1].groupby("layer")["concept"]
+    distinct = first.nunique()
+    return {
+        "digest": plan.digest,
+        "spec": spec.model_dump(mode="json"),
+        "probe": of.probe.folder.url,
+        "digests": {
+            "probe": of.probe.digest,
+            "embeddings": of.embeddings.digest,
+            "concepts": of.concepts.digest,
+            "activations": of.activations.digest,
+            "labels": of.digest,
+        },
+        "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},
+        "counts": {
+            "images": of.probe.num_images,
+            "rejects": of.probe.num_rejects,
+            "shards": of.probe.num_shards,
+            "concepts": of.num_concepts,
+        },
+        "layers": {
+            layer: {
+                "neurons": done[layer]["num_neurons"],
+                "dead": done[layer]["num_dead"],
+                "distinct_labels": int(distinct[layer]),
+                "layout": of.activations.layouts[layer].value,
+            }
+            for layer in layers
+        },
+        "hyperparameters": done[layers[0]]["hyperparameters"],
+        "accuracy": _accuracy(plan, layers[-1]),
+        "notes": _notes(plan, done[layers[0]]["hyperparameters"]),
+        "seconds": _seconds(plan, layers, done),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+
+
+def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
+    truth = true_concepts(plan.spec)
+    if truth is None:
+        return None
+    labels = plan.labels.labels(layer)
+    ranked = [group["concept"].tolist() for _, group in labels.groupby("neuron", sort=True)]
+    tops = {f"top{top}": accuracy(ranked, truth, top) for top in (1, 5) if top <= plan.spec.ranks}
+    return {"layer": layer, "neurons": len(truth), **tops, "truth": list(truth)}
+
+
+def _notes(plan: PublishPlan, used: dict[str, Any]) -> list[str]:
+    spec, probe = plan.spec, plan.labels.probe
+    notes = []
+    wanted = spec.top_k or {"soft_wpmi": 100, "wpmi": 28}.get(spec.similarity, 0)
+    if wanted > used.get("top_k", wanted):
+        notes.append(f"K is lowered from {wanted} to {used['top_k']}: the probe set has {probe.num_images} images.")
+    if probe.num_rejects:
+        notes.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
+    blank = concept_list(spec).num_blank
+    if blank:
+        notes.append(f"{blank} blank lines of the concept list are no concepts.")
+    return notes
+
+
+def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Seconds of work by stage, summed over tasks, from the markers: a resumed run counts what it found."""
+    of = plan.labels
+
+    def total(completion: Completion) -> float:
+        return sum((float(completion.facts(name)["seconds"]) for name in completion.done()), 0.0)
+
+    seconds = {
+        "shard": of.probe.folder.read_json(MANIFEST)["seconds"],
+        "embed": total(of.store.embeddings_done(of.embeddings.digest)),
+        "record": sum(total(of.store.activations_done(of.activations.digest, layer)) for layer in layers),
+        "label": sum(facts["seconds"] for facts in done.values()),
+    }
+    return {stage: round(value, 3) for stage, value in seconds.items()}
+
+
+def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:
+    tables = [plan.labels.top_images(layer) for layer in layers]
+    table = pd.concat([table[table["rank"] <= plan.spec.top_images] for table in tables], ignore_index=True)
+    table.insert(3, "image", plan.labels.probe.index()["path"].to_numpy()[table["row"]])
+    return table
+
+
+def _is_intact(out: Folder, digest: str) -> bool:
+    if not out.exists(RUN):
+        return False
+    run = out.read_json(RUN)
+    return bool(run.get("digest") == digest) and all(
+        out.exists(name) and _sha256(out.read(name)) == sha256 for name, sha256 in run["files"].items()
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""The report a person opens: one HTML file from plain rows and thumbnails."""

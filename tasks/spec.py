@@ -1,0 +1,188 @@
+"""What a run is asked to do: flat, frozen, validated parameters.
+
+Each class is a group of parameters; a stage's spec joins the groups it needs. The same fields are the options of
+the command line, the keys of a `--spec` file, and the form of the Prefect UI, so a parameter is described once.
+Imports neither Prefect nor torch: `clip-dissect --help` must be quick.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: Which hyperparameters each similarity function has; their defaults stand in its signature.
+HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
+    "soft_wpmi": ("top_k", "a", "lam", "p_start", "p_end"),
+    "wpmi": ("top_k", "a", "lam"),
+    "rank_reorder": ("top_fraction", "p", "scale", "num_permutations", "seed"),
+    "cos": (),
+    "cos_cubed": ("min_norm",),
+}
+
+
+class Group(BaseModel):
+    """A group of parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineSpec(Group):
+    """Where the run works"""
+
+    store: str = Field(
+        "clip-dissect-store", description="Folder or fsspec URL where shards, embeddings and activations are kept."
+    )
+    workers: int = Field(
+        0, ge=0, description="Processes of a Dask cluster on this machine; 0 works with threads in this process."
+    )
+    dask_address: str | None = Field(None, description="Address of a running Dask scheduler, as tcp://host:8786.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    batch_size: int = Field(64, ge=1, description="Images in a forward pass.")
+
+
+class ProbeSpec(Group):
+    """Probe images"""
+
+    probe: str = Field(description="Folder of images, flat or with a sub-folder per class; a path or fsspec URL.")
+    images_per_shard: int = Field(1000, ge=1, description="Files that go into one WebDataset shard.")
+    limit: int | None = Field(None, ge=1, description="Take only the first so many files, in order of their paths.")
+
+
+class ClipSpec(Group):
+    """CLIP model, or embeddings that it made"""
+
+    clip: str | None = Field(
+        None,
+        description="open_clip model: NAME/PRETRAINED (ViT-B-16/openai), NAME or a model config .json with "
+        "--clip-checkpoint, local-dir:FOLDER, or sample. OpenAI weights from a file need the -quickgelu NAME.",
+    )
+    clip_checkpoint: str | None = Field(None, description="Weights file of the CLIP model (.safetensors, .pt).")
+    image_embeddings: str | None = Field(
+        None, description="Precomputed image embeddings, .npy [I, D], with .keys.txt beside it: a path per row."
+    )
+    concept_embeddings: str | None = Field(
+        None, description="Precomputed concept embeddings, .npy [C, D], rows in the order of the concepts."
+    )
+
+    @model_validator(mode="after")
+    def _clip_is_whole(self) -> Self:
+        if self.clip_checkpoint and not self.clip:
+            raise ValueError("--clip-checkpoint holds the weights of a model: name it with --clip MODEL.")
+        return self
+
+
+class ConceptSpec(Group):
+    """Concepts"""
+
+    concepts: str | None = Field(
+        None,
+        description="Text file with a concept a line, or common-3k, common-10k, common-20k (frequent English "
+        "words), imagenet (class names) or sample.",
+    )
+    prompt: str = Field("{}", description="Text that is embedded for a concept; {} stands for it.")
+    unique_concepts: bool = Field(False, description="Drop repeated concepts; they otherwise share the softmax.")
+
+    @model_validator(mode="after")
+    def _prompt_has_a_place(self) -> Self:
+        if "{}" not in self.prompt:
+            raise ValueError(f"--prompt {self.prompt!r} has no {{}} where the concept goes.")
+        return self
+
+
+class TargetSpec(Group):
+    """Network to dissect"""
+
+    target: str = Field(
+        description="torchvision:NAME[/WEIGHTS], timm:NAME, open_clip:NAME/PRETRAINED, module:function, or sample. "
+        "WEIGHTS may be `random`."
+    )
+    checkpoint: str | None = Field(None, description="Weights file of the network (.safetensors, .pt, .pth).")
+    layers: tuple[str, ...] = Field(
+        min_length=1, description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]."
+    )
+    summary: Literal["mean", "max", "class_token", "token_mean", "token_max"] = Field(
+        "mean", description="Summary function: how a map or a row of tokens becomes one activation."
+    )
+
+
+class SimilaritySpec(Group):
+    """Similarity function"""
+
+    similarity: Literal["soft_wpmi", "wpmi", "rank_reorder", "cos", "cos_cubed"] = Field(
+        "soft_wpmi", description="Similarity function (paper section 3.2)."
+    )
+    variant: Literal["paper", "reference"] = Field(
+        "paper", description="paper: the equations. reference: the published code, epsilons and all."
+    )
+    top_k: int | None = Field(None, ge=1, description="soft_wpmi (100), wpmi (28): top images of a neuron.")
+    a: float | None = Field(None, gt=0, description="soft_wpmi (10), wpmi (2): inverse temperature of the softmax.")
+    lam: float | None = Field(None, description="soft_wpmi (1), wpmi (0.6): weight λ of the prior.")
+    p_start: float | None = Field(None, ge=0, lt=1, description="soft_wpmi (0.998): p(x∈B) of the first top image.")
+    p_end: float | None = Field(None, ge=0, lt=1, description="soft_wpmi (0.97): p(x∈B) of the last top image.")
+    top_fraction: float | None = Field(None, gt=0, le=1, description="rank_reorder (0.05): share of top images.")
+    p: float | None = Field(None, gt=0, description="rank_reorder (3): order of the norm.")
+    scale: float | None = Field(None, description="rank_reorder reference (0.5): power of the mean similarity.")
+    num_permutations: int | None = Field(None, ge=1, description="rank_reorder reference (5): random orders.")
+    seed: int | None = Field(None, description="rank_reorder reference (0): seed of the random orders.")
+    min_norm: float | None = Field(None, ge=0, description="cos_cubed (0.001): smallest norm divided by.")
+    ranks: int = Field(5, ge=1, description="Labels per neuron in the tables, best first.")
+
+    @model_validator(mode="after")
+    def _hyperparameters_belong(self) -> Self:
+        allowed = HYPERPARAMETERS[self.similarity]
+        for name in self.hyperparameters():
+            if name not in allowed:
+                has = f"has {', '.join('--' + n.replace('_', '-') for n in allowed)}" if allowed else "has none"
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is no hyperparameter of {self.similarity}, which {has}."
+                )
+        return self
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Those given, by name."""
+        names = {name for group in HYPERPARAMETERS.values() for name in group}
+        return {name: value for name in sorted(names) if (value := getattr(self, name)) is not None}
+
+
+class OutputSpec(Group):
+    """Output"""
+
+    out: str | None = Field(None, description="Folder or URL for tables and report; the store's runs/ by default.")
+    truth: str | None = Field(
+        None,
+        description="True concepts of the last layer's neurons, a line each (or imagenet, sample): for accuracy.",
+    )
+    top_images: int = Field(10, ge=1, description="Top images per neuron in the table and the report.")
+
+
+class ShardSpec(EngineSpec, ProbeSpec):
+    """Images into shards."""
+
+
+class EmbedSpec(ConceptSpec, ClipSpec, ShardSpec):
+    """Shards into image embeddings; concepts into concept embeddings where they are given."""
+
+    @model_validator(mode="after")
+    def _something_embeds(self) -> Self:
+        if not self.image_embeddings and not self.clip:
+            raise ValueError("Nothing embeds the images: give --clip MODEL, or --image-embeddings FILE.")
+        if self.concepts and not self.concept_embeddings and not self.clip:
+            raise ValueError("Nothing embeds the concepts: give --clip MODEL, or --concept-embeddings FILE.")
+        if self.clip and self.image_embeddings and (self.concept_embeddings or not self.concepts):
+            raise ValueError("--clip would embed nothing: image and concept embeddings are both given. Drop it.")
+        return self
+
+
+class RecordSpec(TargetSpec, ShardSpec):
+    """Shards into activations."""
+
+
+class LabelSpec(SimilaritySpec, EmbedSpec, RecordSpec):
+    """Embeddings and activations into labels per layer."""
+
+    concepts: str = Field(description=ConceptSpec.model_fields["concepts"].description)
+
+
+class DissectSpec(OutputSpec, LabelSpec):
+    """The whole run, images to report."""

@@ -1,0 +1,102 @@
+"""Labels and layers as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from storage.files import Folder
+from storage.tables import read_parquet
+from tasks.dissection.errors import UnknownNameError
+from tasks.dissection.layers import TracedLayer
+from tasks.publish import LABELS, read_run
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which labels to show."""
+
+    layer: str | None = None
+    concept: str | None = None
+    neuron: int | None = None
+    sort: str = "neuron"
+    limit: int = 40
+
+
+def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
+    """One table per layer of a published run. Raises `UnknownNameError` for a layer it has not."""
+    folder = Folder.at(out)
+    run = read_run(folder)
+    if wanted.layer and wanted.layer not in run["layers"]:
+        raise UnknownNameError.of("layer", wanted.layer, run["layers"], f"The run has {', '.join(run['layers'])}.")
+    labels = read_parquet(folder, LABELS)
+    for layer in [wanted.layer] if wanted.layer else run["layers"]:
+        yield _labels_table(layer, labels[labels["layer"] == layer], wanted)
+
+
+def layers_table(layers: Iterable[TracedLayer]) -> Table:
+    """Names, types, output shapes and neurons; `-` where no activations can be recorded."""
+    table = Table("layer", "type", "output of one image", "kind")
+    table.add_column("neurons", justify="right")
+    for layer in layers:
+        shape = " × ".join(map(str, layer.shape)) if layer.shape else "-"
+        kind = layer.layout.value if layer.layout else "-"
+        if layer.num_calls != 1:
+            kind = f"runs {layer.num_calls} times: cannot be recorded"
+        table.add_row(layer.name, layer.kind, shape, kind, str(layer.num_neurons or "-"))
+    return table
+
+
+def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]:
+    """What a run prints at its end: first labels of each layer, accuracy, notes, where everything lies."""
+    labels = read_parquet(out, LABELS)
+    first = labels[labels["rank"] == 1]
+    for layer, facts in run["layers"].items():
+        dead = f", {facts['dead']} dead" if facts["dead"] else ""
+        yield f"\n[bold]{escape(layer)}[/bold]: {facts['neurons']} neurons{dead}, {facts['distinct_labels']} labels"
+        shown = first[first["layer"] == layer].head(num_shown)
+        pairs = zip(shown["neuron"], shown["concept"], strict=True)
+        more = " …" if facts["neurons"] > num_shown else ""
+        yield "  " + ", ".join(f"{neuron} {escape(str(concept))}" for neuron, concept in pairs) + more
+    accuracy = run["accuracy"]
+    if accuracy:
+        tops = ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in TOPS.items() if top in accuracy)
+        yield f"\nAccuracy of {escape(accuracy['layer'])} on {accuracy['neurons']} known neurons: {tops}"
+    for note in run["notes"]:
+        yield f"Note: {escape(note)}"
+    yield f"\nTables  {escape(out.path(LABELS))}, labels.csv, descriptions.csv, top_images.parquet"
+    yield f"Report  {escape(out.path('report.html'))}"
+
+
+TOPS = {"top1": "top-1", "top5": "top-5"}
+
+
+def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
+    if wanted.neuron is not None:
+        labels = labels[labels["neuron"] == wanted.neuron]
+    if wanted.concept:
+        hit = labels["concept"].str.contains(wanted.concept, case=False, regex=False)
+        labels = labels[labels["neuron"].isin(labels.loc[hit, "neuron"])]
+    first = labels[labels["rank"] == 1]
+    if wanted.sort == "similarity":
+        first = first.sort_values("similarity", ascending=False, kind="stable")
+    shown = first.head(wanted.limit)
+    cut = f", first {len(shown)}" if len(shown) < len(first) else ""
+    table = Table(title=f"{escape(layer)}: {len(first)} neurons{cut}", title_justify="left")
+    table.add_column("neuron", justify="right")
+    table.add_column("label", style="bold")
+    table.add_column("similarity", justify="right")
+    table.add_column("next labels")
+    for row in shown.itertuples():
+        rest = labels[(labels["neuron"] == row.neuron) & (labels["rank"] > 1)]
+        others = ", ".join(
+            f"{escape(concept)} {similarity:.2f}"
+            for concept, similarity in zip(rest["concept"], rest["similarity"], strict=True)
+        )
+        table.add_row(str(row.neuron), escape(str(row.concept)), f"{row.similarity:.3f}", others)
+    return table

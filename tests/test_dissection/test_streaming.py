@@ -1,0 +1,93 @@
+"""Any chunking, merged in any order and any grouping, gives what the whole gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tasks.dissection.streaming import LogMeanExp, Range, TopImages
+from tests import reference
+from tests.test_dissection.strategies import QUICK, activation_blocks
+
+Array = npt.NDArray[np.floating]
+Part = TypeVar("Part")
+
+randoms = st.randoms(use_true_random=False)
+
+
+def chunked(num_rows: int, random: Random) -> list[slice]:
+    """Cuts of all sizes, from one chunk to one row each."""
+    cuts = sorted(random.sample(range(1, num_rows), random.randint(0, num_rows - 1)))
+    return [slice(start, stop) for start, stop in zip([0, *cuts], [*cuts, num_rows], strict=True)]
+
+
+def merged(parts: Sequence[Part], merge: Callable[[Part, Part], Part], random: Random) -> Part:
+    """Two parts at a time, whichever come, until one is left."""
+    waiting = list(parts)
+    while len(waiting) > 1:
+        random.shuffle(waiting)
+        waiting.append(merge(waiting.pop(), waiting.pop()))
+    return waiting[0]
+
+
+class TestTopImages:
+    @given(activation_blocks(), st.integers(1, 20), randoms)
+    @QUICK
+    def test_any_chunking_merged_in_any_order_gives_the_whole(self, A: Array, k: int, random: Random) -> None:
+        parts = [TopImages.of(torch.from_numpy(A[rows]), k, first_row=rows.start) for rows in chunked(len(A), random)]
+        top = merged(parts, lambda one, other: one.merge(other, k), random)
+        assert top.rows.T.tolist() == [reference.top_images(q, k) for q in A.T]
+        assert torch.equal(top.values, torch.from_numpy(A).gather(0, top.rows))
+        assert top.num_images == min(k, len(A))
+
+    @given(activation_blocks(), st.integers(1, 20), st.integers(0, 10**12))
+    @QUICK
+    def test_a_block_counts_its_rows_from_the_probe_sets_first(self, A: Array, k: int, first_row: int) -> None:
+        block = torch.from_numpy(A)
+        assert torch.equal(TopImages.of(block, k, first_row).rows, TopImages.of(block, k).rows + first_row)
+
+    def test_a_large_constant_block_keeps_its_first_rows(self) -> None:
+        # torch.topk, and torch.sort where not asked to be stable, give others from 17 rows on.
+        dead = torch.zeros(5_000, 3)
+        assert TopImages.of(dead, 100).rows.T.tolist() == [list(range(100))] * 3
+
+
+class TestLogMeanExp:
+    @given(
+        hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(-900, 900)),
+        randoms,
+    )
+    @QUICK
+    def test_any_chunking_merged_in_any_order_gives_the_prior_of_equation_7(self, x: Array, random: Random) -> None:
+        parts = [LogMeanExp.of(torch.from_numpy(x[rows])) for rows in chunked(len(x), random)]
+        whole = merged(parts, LogMeanExp.merge, random)
+        assert whole.count == len(x)
+        np.testing.assert_allclose(whole.finish(), reference.log_prior(x.tolist()), rtol=1e-12, atol=1e-12)
+
+    def test_float32_likelihoods_are_averaged_in_float64(self) -> None:
+        x = torch.linspace(-433.0, -432.0, 2_000)[:, None]
+        expected = reference.log_prior(x.tolist())
+        np.testing.assert_allclose(LogMeanExp.of(x).finish(), expected, rtol=1e-14)
+
+
+class TestRange:
+    @given(activation_blocks(), randoms)
+    @QUICK
+    def test_any_chunking_merged_in_any_order_gives_the_extremes_and_the_dead(self, A: Array, random: Random) -> None:
+        parts = [Range.of(torch.from_numpy(A[rows])) for rows in chunked(len(A), random)]
+        whole = merged(parts, Range.merge, random)
+        assert whole.minimum.tolist() == [min(q) for q in A.T]
+        assert whole.maximum.tolist() == [max(q) for q in A.T]
+        assert whole.finish().tolist() == [all(value == q[0] for value in q) for q in A.T]
+
+    def test_a_neuron_constant_in_every_chunk_is_dead_only_if_the_constants_agree(self) -> None:
+        chunks = [torch.tensor([[0.0, 1.0]] * 3), torch.tensor([[0.0, 2.0]] * 3)]
+        assert Range.of(chunks[0]).merge(Range.of(chunks[1])).finish().tolist() == [True, False]
