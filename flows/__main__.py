@@ -37,7 +37,7 @@ def cli(context: click.Context, debug: bool) -> None:
 def run(spec_file: Path | None, **options: Any) -> None:
     """Dissects a network: images to labels and report."""
     spec = build_spec(DissectSpec, spec_file, options)
-    with _engine(spec):
+    with _engine():
         from flows.dissect import dissect
 
         published = dissect(spec)
@@ -49,7 +49,7 @@ def run(spec_file: Path | None, **options: Any) -> None:
 def shard(spec_file: Path | None, **options: Any) -> None:
     """Stage 1: packs probe images into WebDataset shards with an index."""
     spec = build_spec(ShardSpec, spec_file, options)
-    with _engine(spec) as runner:
+    with _engine(), _runner(spec) as runner:
         from flows.shard_probe import shard_probe
 
         probe = shard_probe.with_options(task_runner=runner)(spec)
@@ -62,7 +62,7 @@ def shard(spec_file: Path | None, **options: Any) -> None:
 def embed(spec_file: Path | None, **options: Any) -> None:
     """Stage 2a: embeds the probe images, and the concepts where they are given."""
     spec = build_spec(EmbedSpec, spec_file, options)
-    with _engine(spec) as runner:
+    with _engine(), _runner(spec) as runner:
         from flows.observe_probe import observe_probe
 
         plan = observe_probe.with_options(task_runner=runner)(embed=spec)
@@ -75,7 +75,7 @@ def embed(spec_file: Path | None, **options: Any) -> None:
 def record(spec_file: Path | None, **options: Any) -> None:
     """Stage 2b: records the activations of the network's layers."""
     spec = build_spec(RecordSpec, spec_file, options)
-    with _engine(spec) as runner:
+    with _engine(), _runner(spec) as runner:
         from flows.observe_probe import observe_probe
 
         plan = observe_probe.with_options(task_runner=runner)(record=spec)
@@ -88,7 +88,7 @@ def record(spec_file: Path | None, **options: Any) -> None:
 def label(spec_file: Path | None, **options: Any) -> None:
     """Stage 3: labels the neurons from embeddings and activations."""
     spec = build_spec(LabelSpec, spec_file, options)
-    with _engine(spec) as runner:
+    with _engine(), _runner(spec) as runner:
         from flows.label_neurons import label_neurons
 
         plan = label_neurons.with_options(task_runner=runner)(spec)
@@ -165,19 +165,26 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
 
 
 @contextmanager
-def _engine(spec: EngineSpec) -> Iterator[Any]:
-    """A Prefect server and a task runner for the flows inside; progress and errors go to the terminal."""
+def _engine() -> Iterator[None]:
+    """A Prefect server for the flows inside; progress and errors go to the terminal."""
     context = click.get_current_context()
     with _errors(context):
         from flows.engine.server import prefect_server
 
         with prefect_server(verbose=context.obj["debug"]):
             from flows.engine.progress import observed_by
-            from flows.engine.runners import task_runner
             from flows.engine.terminal import TerminalProgress
 
-            with observed_by(TerminalProgress(_console())), task_runner(spec) as runner:
-                yield runner
+            with observed_by(TerminalProgress(_console())):
+                yield
+
+
+@contextmanager
+def _runner(spec: EngineSpec) -> Iterator[Any]:
+    from flows.engine.runners import task_runner
+
+    with task_runner(spec) as runner:
+        yield runner
 
 
 def _print_run(published: Any) -> None:

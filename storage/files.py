@@ -83,8 +83,8 @@ class Folder:
             file.write(data)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file whole; keys are sorted, so that equal values give equal bytes."""
-        self.write(name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        """Writes a JSON file whole, keys in the order given."""
+        self.write(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:

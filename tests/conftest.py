@@ -1,0 +1,68 @@
+"""What every test may use: a Prefect server of the session's own, and tiny real data."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything imports Prefect: its database is the session's own, never the user's.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="clip-dissect-prefect-")
+os.environ.pop("PREFECT_API_URL", None)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).resolve().parent.parent
+REAL = REPO.parent / "shared" / "real"
+
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real networks and embeddings are not at {REAL}")
+
+#: Names and colours of the tiny probe set: an image's colour is its class.
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (128, 128, 128)}
+IMAGES_PER_COLOUR = 12
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """The URL of a Prefect server that flows called in this process use."""
+    from flows.engine.server import prefect_server
+
+    with prefect_server() as url:
+        yield url
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 48 small images, a sub-folder per colour, PNG and JPEG, each a little different."""
+    return draw_images(tmp_path / "images")
+
+
+def draw_images(folder: Path) -> Path:
+    """Noisy plain images, deterministic."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(IMAGES_PER_COLOUR):
+            pixels = np.clip(np.array(colour) + rng.normal(0, 25, (20, 24, 3)), 0, 255).astype(np.uint8)
+            ending = "png" if i % 2 else "jpg"
+            Image.fromarray(pixels).save(folder / name / f"{i:02d}.{ending}")
+    return folder
+
+
+@pytest.fixture
+def embeddings(images: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """`(image embeddings, concepts, concept embeddings)` files for the tiny probe set: colours as vectors."""
+    paths = sorted(str(path.relative_to(images)) for path in images.rglob("*.*"))
+    vectors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "grey": (1, 1, 1)}
+    rng = np.random.default_rng(1)
+    rows = np.array([vectors[path.split("/")[0]] for path in paths]) + rng.normal(0, 0.05, (len(paths), 3))
+    image_file, concept_file = tmp_path / "image_embeddings.npy", tmp_path / "concept_embeddings.npy"
+    np.save(image_file, rows.astype(np.float32))
+    (tmp_path / "image_embeddings.keys.txt").write_text("\n".join(paths) + "\n")
+    names = tmp_path / "concepts.txt"
+    names.write_text("\n".join(vectors) + "\n")
+    np.save(concept_file, np.array(list(vectors.values()), dtype=np.float32))
+    return image_file, names, concept_file

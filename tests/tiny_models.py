@@ -1,0 +1,65 @@
+"""Networks so small that what they do is known: targets of tests."""
+
+from __future__ import annotations
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+to_tensor = v2.Compose([v2.Resize((8, 8)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+
+
+class ColourNet(nn.Module):
+    """`conv` gives the red, green and blue of every pixel and a dead channel; `head` one neuron per colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            for channel in range(3):
+                self.conv.weight[channel, channel] = 1.0
+            self.head.weight.copy_(
+                torch.tensor([[2.0, -1, -1, 0], [-1, 2.0, -1, 0], [-1, -1, 2.0, 0], [-0.5, -0.5, -0.5, 0]])
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.relu(self.conv(x)).mean((2, 3)))
+
+
+def colours() -> tuple[nn.Module, v2.Compose]:
+    """The colour network and its preprocessing."""
+    return ColourNet(), to_tensor
+
+
+def colours_with_function() -> tuple[nn.Module, object]:
+    """The same with a plain function as its preprocessing."""
+    return ColourNet(), preprocess
+
+
+def preprocess(image: Image) -> Tensor:
+    """The same as `to_tensor`."""
+    return to_tensor(image)
+
+
+def not_a_network() -> int:
+    """What no target can be."""
+    return 3
+
+
+class NanNet(ColourNet):
+    """Gives NaN for images that are mostly red."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        return torch.where(out[:, :1] > 0.5, torch.nan, out)
+
+
+def nans() -> tuple[nn.Module, v2.Compose]:
+    """A network whose head layer is fine and whose output is not recorded."""
+    net = nn.Sequential()
+    net.add_module("body", NanNet())
+    return net, to_tensor
