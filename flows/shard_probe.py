@@ -14,5 +14,6 @@ def shard_probe(spec: ShardSpec) -> ProbeRef:
     """Packs the images of a probe set into shards, those that are missing, and gives the finished probe set."""
     plan = plan_shards(spec)
     work = [(make_shard.submit(plan.folder, part), part.num_files) for part in plan.missing]
-    follow("shard", work, total=plan.num_files, unit="files")
-    return finish_probe(plan)
+    probe = finish_probe.submit(plan, wait_for=[future for future, _ in work], return_state=False)
+    follow("shard", [*work, (probe, 0)], total=plan.num_files, unit="files")
+    return probe.result()

@@ -154,43 +154,78 @@ def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
 @task(task_run_name="observe {work}", cache_policy=NO_CACHE)
 def observe(plan: ObservationPlan, work: Missing) -> int:
     """Decodes a shard group once, embeds and records what it lacks; returns how many images it has."""
-    started = time.perf_counter()
-    from_clip = work.embeddings and plan.embed is not None and not plan.embed.image_embeddings
-    results: dict[str, list[torch.Tensor]] = {}
-    if from_clip or work.layers:
+    clip_batches: list[torch.Tensor] = []
+    layer_batches: dict[str, list[torch.Tensor]] = {layer: [] for layer in work.layers}
+    clock = _Clock()
+    by_clip = work.embeddings and plan.embed is not None and plan.embed.image_embeddings is None
+    if by_clip or work.layers:
         for images in _decoded_batches(plan, work.rows):
-            if from_clip and plan.embed and plan.embed.clip:
-                clip = load_clip(plan.embed.clip, plan.embed.clip_checkpoint, plan.embed.device)
-                batch = torch.stack(list(_pool().map(clip.preprocess, images)))  # [B, 3, H, W]
-                results.setdefault(EMBEDDINGS, []).append(clip.embed_images(batch))
+            clock.lap("decode")
+            if by_clip and plan.embed:
+                clip_batches.append(_embed(plan.embed, images))
+                clock.lap("embed")
             if work.layers:
                 for layer, activations in _record(plan, work.layers, images).items():
-                    # A layer may bear any name, so it is kept apart from the embeddings.
-                    results.setdefault(f"layer:{layer}", []).append(activations)
-    blocks = {name: torch.cat(parts).numpy() for name, parts in results.items()}
-    if work.embeddings and not from_clip and plan.embed and plan.embed.image_embeddings:
-        paths = plan.probe.index()["path"].tolist()
-        blocks[EMBEDDINGS] = ImageEmbeddingsFile.at(plan.embed.image_embeddings).rows(paths, work.rows)
-    _store(plan, work, blocks, time.perf_counter() - started)
+                    layer_batches[layer].append(activations)
+                clock.lap("record")
+    if work.embeddings and plan.embed and plan.embeddings:
+        block = torch.cat(clip_batches).numpy() if by_clip else _precomputed(plan, work.rows)
+        clock.lap("embed")
+        ref = plan.embeddings
+        group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
+        arrays.write_rows(group, EMBEDDINGS, work.rows, block)
+        facts = {"num_images": len(work.rows), "seconds": clock.seconds["embed"], "decode": clock.seconds["decode"]}
+        ref.store.embeddings_done(ref.digest).mark(work.rows.name, facts)
+    if work.layers and plan.activations:
+        _write_activations(
+            plan, work, {layer: torch.cat(parts).numpy() for layer, parts in layer_batches.items()}, clock
+        )
     return len(work.rows)
 
 
-def _store(plan: ObservationPlan, work: Missing, blocks: dict[str, arrays.Floats], seconds: float) -> None:
-    """Writes each block to its array, then its marker."""
-    facts = {"num_images": len(work.rows), "seconds": seconds / max(1, len(blocks))}
-    if work.embeddings and plan.embeddings:
-        ref = plan.embeddings
-        group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
-        arrays.write_rows(group, EMBEDDINGS, work.rows, blocks[EMBEDDINGS])
-        ref.store.embeddings_done(ref.digest).mark(work.rows.name, facts)
-    if work.layers and plan.activations:
-        of = plan.activations
-        group = arrays.open_group(of.store.activations(of.digest), of.identity)
-        for layer in work.layers:
-            block = blocks[f"layer:{layer}"]
-            _refuse_non_finite(plan.probe, layer, work.rows, block)
-            arrays.write_rows(group, layer, work.rows, block)
-            of.store.activations_done(of.digest, layer).mark(work.rows.name, facts)
+class _Clock:
+    """Seconds by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds = {"decode": 0.0, "embed": 0.0, "record": 0.0}
+        self._since = time.perf_counter()
+
+    def lap(self, what: str) -> None:
+        """The time since the last lap went into `what`."""
+        now = time.perf_counter()
+        self.seconds[what] += now - self._since
+        self._since = now
+
+
+def _write_activations(plan: ObservationPlan, work: Missing, blocks: dict[str, arrays.Floats], clock: _Clock) -> None:
+    """Writes each layer's block to its array, then its marker; a layer bears its share of the seconds."""
+    of = plan.activations
+    assert of is not None
+    group = arrays.open_group(of.store.activations(of.digest), of.identity)
+    for layer, block in blocks.items():
+        _refuse_non_finite(plan.probe, layer, work.rows, block)
+        arrays.write_rows(group, layer, work.rows, block)
+    clock.lap("record")
+    share = 1 / len(blocks)
+    # What was decoded for the embeddings too is counted there.
+    decode = 0.0 if work.embeddings else clock.seconds["decode"] * share
+    facts = {"num_images": len(work.rows), "seconds": clock.seconds["record"] * share, "decode": decode}
+    for layer in blocks:
+        of.store.activations_done(of.digest, layer).mark(work.rows.name, facts)
+
+
+def _embed(spec: EmbedSpec, images: list[Image]) -> torch.Tensor:
+    """Unit embeddings `[B, D]` of a batch of images."""
+    assert spec.clip is not None
+    clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+    return clip.embed_images(torch.stack(list(_pool().map(clip.preprocess, images))))  # of [B, 3, H, W]
+
+
+def _precomputed(plan: ObservationPlan, rows: Rows) -> arrays.Floats:
+    """Unit embeddings of a range of rows from the file that holds them."""
+    assert plan.embed is not None and plan.embed.image_embeddings is not None
+    paths = plan.probe.index()["path"].tolist()
+    return ImageEmbeddingsFile.at(plan.embed.image_embeddings).rows(paths, rows)
 
 
 def _decoded_batches(plan: ObservationPlan, rows: Rows) -> Iterator[list[Image]]:

@@ -15,7 +15,6 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.completion import Completion
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.tables import read_parquet, write_csv, write_parquet
@@ -179,14 +178,15 @@ def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str,
     """Seconds of work by stage, summed over tasks, from the markers: a resumed run counts what it found."""
     of = plan.labels
 
-    def total(completion: Completion) -> float:
-        return sum((float(completion.facts(name)["seconds"]) for name in completion.done()), 0.0)
-
+    markers = [of.store.embeddings_done(of.embeddings.digest)]
+    markers += [of.store.activations_done(of.activations.digest, layer) for layer in layers]
+    facts = [[marker.facts(name) for name in sorted(marker.done())] for marker in markers]
     seconds = {
         "shard": of.probe.folder.read_json(MANIFEST)["seconds"],
-        "embed": total(of.store.embeddings_done(of.embeddings.digest)),
-        "record": sum(total(of.store.activations_done(of.activations.digest, layer)) for layer in layers),
-        "label": sum(facts["seconds"] for facts in done.values()),
+        "decode": sum(one["decode"] for group in facts for one in group),
+        "embed": sum(one["seconds"] for one in facts[0]),
+        "record": sum(one["seconds"] for group in facts[1:] for one in group),
+        "label": sum(one["seconds"] for one in done.values()),
     }
     return {stage: round(value, 3) for stage, value in seconds.items()}
 

@@ -27,6 +27,11 @@ class Observer(Protocol):
 
 
 _observers: list[Observer] = []
+#: A progress artifact is a call to the server, and four hundred of them take ten seconds.
+SECONDS_BETWEEN_UPDATES = 1.0
+#: Task runs that flows of this process have waited for; a server of the run's own must not end before it has
+#: the records of all of them.
+followed: list[UUID] = []
 
 
 @contextmanager
@@ -48,9 +53,11 @@ def follow(
     waited for, so that what can be finished is; then the first failure is raised.
     """
     amounts = dict(work)
+    followed.extend(future.task_run_id for future in amounts)
     to_do = sum(amounts.values())
     total = to_do if total is None else total
-    started, done = time.perf_counter(), total - to_do
+    started = told = time.perf_counter()
+    done = total - to_do
     for observer in _observers:
         observer.started(stage, total, done, unit)
     artifact = _progress_artifact(stage, done, total) if work else None
@@ -61,7 +68,8 @@ def follow(
         done += amounts[future]
         for observer in _observers:
             observer.advanced(stage, amounts[future])
-        if artifact:
+        if artifact and (done == total or time.perf_counter() - told > SECONDS_BETWEEN_UPDATES):
+            told = time.perf_counter()
             update_progress_artifact(artifact, progress=100 * done / max(1, total))
     for observer in _observers:
         observer.finished(stage, time.perf_counter() - started)

@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from tasks.sample import CLASSIFIER_WEIGHTS, CLIP_WEIGHTS
 from tasks.sample.contrast import train_clip
 from tasks.sample.evaluate import report
+from tasks.sample.fit import fit
 from tasks.sample.network import SampleNet, normalised
 from tasks.sample.shapes import SHAPES
 from tasks.sample.world import PER_BLOCK, Scene, Split, draw, scene
-
-_log = logging.getLogger(__name__)
 
 
 def drawings(num_images: int, split: Split) -> tuple[Tensor, list[Scene]]:
@@ -31,46 +30,26 @@ def drawings(num_images: int, split: Split) -> tuple[Tensor, list[Scene]]:
     return torch.stack([torch.from_numpy(draw(of)) for of in scenes]), scenes
 
 
-def train_network(
-    pixels: Tensor,
-    scenes: Sequence[Scene],
-    *,
-    epochs: int,
-    batch_size: int = 128,
-    learning_rate: float = 4e-3,
-    seed: int = 0,
-) -> SampleNet:
+def train_network(pixels: Tensor, scenes: Sequence[Scene], *, epochs: int, seed: int = 0) -> SampleNet:
     """Train the convnet to name shapes and return it in evaluation mode.
 
     Args:
         pixels: Drawings, uint8 [I, 64, 64, 3].
         scenes: What they show, I of them.
         epochs: Times each drawing is seen.
-        batch_size: Drawings a step.
-        learning_rate: AdamW's, at the top of a one-cycle schedule.
         seed: Of the first weights and the order of the drawings.
     """
     torch.manual_seed(seed)
     names = list(SHAPES)
     classes = torch.tensor([names.index(of.shape) for of in scenes])  # [I]
-    network: nn.Module = SampleNet().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
-    batches = len(pixels) // batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * batches, pct_start=0.1
-    )
-    for epoch in range(epochs):
-        total = 0.0
-        for batch in torch.randperm(len(pixels))[: batches * batch_size].reshape(batches, -1):
-            scores = network(normalised(pixels[batch]).permute(0, 3, 1, 2))  # [B, 20]
-            loss = F.cross_entropy(scores, classes[batch])
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach())
-        _log.info("network, epoch %d of %d: loss %.4f", epoch + 1, epochs, total / batches)
-    return network.eval()  # type: ignore[return-value]
+    network = SampleNet()
+    network.to(memory_format=torch.channels_last)
+
+    def loss(batch: Tensor, _done: float) -> Tensor:
+        return F.cross_entropy(network(normalised(pixels[batch]).permute(0, 3, 1, 2)), classes[batch])
+
+    fit(network.parameters(), loss, len(pixels), name="network", epochs=epochs, learning_rate=4e-3)
+    return network.eval()
 
 
 def save_halved(model: nn.Module, path: Path) -> None:
@@ -87,20 +66,24 @@ def save_halved(model: nn.Module, path: Path) -> None:
 @click.command(help="Train the sample's two models from nothing and write their weights.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=CLIP_WEIGHTS.parent)
 @click.option("--num-images", default=10 * PER_BLOCK, show_default=True, help="Training drawings.")
-@click.option("--clip-epochs", default=12, show_default=True)
+@click.option("--naming-epochs", default=4, show_default=True)
+@click.option("--clip-epochs", default=6, show_default=True)
 @click.option("--network-epochs", default=6, show_default=True)
-def main(out: Path, num_images: int, clip_epochs: int, network_epochs: int) -> None:
+@click.option("--num-threads", default=2, show_default=True, help="More than the idle cores is slower than one.")
+def main(
+    out: Path, num_images: int, naming_epochs: int, clip_epochs: int, network_epochs: int, num_threads: int
+) -> None:
     """Draw, train, write, and report."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    _log.setLevel(logging.INFO)
     logging.getLogger("tasks.sample").setLevel(logging.INFO)
-    torch.set_num_threads(2)
+    torch.set_num_threads(num_threads)
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     pixels, scenes = drawings(num_images, "train")
     network_file, clip_file = out / CLASSIFIER_WEIGHTS.name, out / CLIP_WEIGHTS.name
     save_halved(train_network(pixels, scenes, epochs=network_epochs), network_file)
-    save_halved(train_clip(pixels, scenes, epochs=clip_epochs), clip_file)
+    clip = train_clip(pixels, scenes, naming_epochs=naming_epochs, epochs=clip_epochs)
+    save_halved(clip, clip_file)
     click.echo(f"trained in {(time.monotonic() - started) / 60:.1f} minutes, weights in {out}")
     pixels, scenes = drawings(PER_BLOCK, "probe")
     click.echo(report(pixels, scenes, clip_file, network_file))

@@ -81,6 +81,12 @@ class TestEquations:
         scores = rank_reorder(*problem.tensors, top_k=top_k, p=p).similarity
         np.testing.assert_allclose(scores, reference.rank_reorder(*problem, top_k, p), 1e-9, 1e-9)
 
+    def test_rank_reorder_of_many_equal_similarities_favours_the_more_activating_image(self) -> None:
+        problem = sizeable(4)
+        coarse = Problem(problem.P.round(1), problem.A)  # 0.2 and 0.3 only: images tie by the dozen
+        scores = rank_reorder(*coarse.tensors, top_k=60).similarity
+        np.testing.assert_allclose(scores, reference.rank_reorder(*coarse, 60), 1e-5)
+
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_rank_reorder_as_published_divides_by_chance_and_by_the_mean_similarity(self, seed: int) -> None:
         P, A = (array.astype(np.float64) for array in sizeable(seed, 20, 6, 4))
@@ -171,6 +177,13 @@ class TestMeaning:
     def test_cos_cubed_does_not_see_an_offset(self, seed: int) -> None:
         P, A = (tensor.double() for tensor in sizeable(seed).tensors)
         np.testing.assert_allclose(cos_cubed(P, A + 7.0).similarity, cos_cubed(P, A).similarity, 1e-8, 1e-10)
+
+    def test_cos_cubed_is_small_for_a_neuron_that_hardly_moves(self) -> None:
+        P, A = sizeable(1)
+        faint = Problem(P, A * np.float32(1e-3))  # cubes of norm 1e-8, counted as 1e-3
+        scores = cos_cubed(*faint.tensors).similarity
+        assert scores.abs().max() < 1e-4
+        np.testing.assert_allclose(scores, reference.cos_cubed(*faint), 1e-4, 1e-9)
 
     @given(problems(), st.integers(1, 12))
     @QUICK
