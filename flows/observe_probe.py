@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.engine.names import observation_name
 from flows.engine.progress import follow
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
 from tasks.observe import ObservationPlan, observe, plan_observation
@@ -11,7 +12,7 @@ from tasks.shard import ProbeRef, finished_probe
 from tasks.spec import EmbedSpec, RecordSpec
 
 
-@flow(persist_result=False)
+@flow(flow_run_name=observation_name, persist_result=False)
 def observe_probe(
     embed: EmbedSpec | None = None, record: RecordSpec | None = None, probe: ProbeRef | None = None
 ) -> ObservationPlan:

@@ -55,14 +55,19 @@ def draw_images(folder: Path) -> Path:
 @pytest.fixture
 def embeddings(images: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
     """`(image embeddings, concepts, concept embeddings)` files for the tiny probe set: colours as vectors."""
+    return write_embeddings(images, tmp_path)
+
+
+def write_embeddings(images: Path, folder: Path) -> tuple[Path, Path, Path]:
+    """Embeddings of the images of `draw_images` and of the names of their colours."""
     paths = sorted(str(path.relative_to(images)) for path in images.rglob("*.*"))
     vectors = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "grey": (1, 1, 1)}
     rng = np.random.default_rng(1)
     rows = np.array([vectors[path.split("/")[0]] for path in paths]) + rng.normal(0, 0.05, (len(paths), 3))
-    image_file, concept_file = tmp_path / "image_embeddings.npy", tmp_path / "concept_embeddings.npy"
+    image_file, concept_file = folder / "image_embeddings.npy", folder / "concept_embeddings.npy"
     np.save(image_file, rows.astype(np.float32))
-    (tmp_path / "image_embeddings.keys.txt").write_text("\n".join(paths) + "\n")
-    names = tmp_path / "concepts.txt"
+    (folder / "image_embeddings.keys.txt").write_text("\n".join(paths) + "\n")
+    names = folder / "concepts.txt"
     names.write_text("\n".join(vectors) + "\n")
     np.save(concept_file, np.array(list(vectors.values()), dtype=np.float32))
     return image_file, names, concept_file

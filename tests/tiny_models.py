@@ -23,7 +23,7 @@ class ColourNet(nn.Module):
             for channel in range(3):
                 self.conv.weight[channel, channel] = 1.0
             self.head.weight.copy_(
-                torch.tensor([[2.0, -1, -1, 0], [-1, 2.0, -1, 0], [-1, -1, 2.0, 0], [-0.5, -0.5, -0.5, 0]])
+                torch.tensor([[2.0, -1, -1, 0], [-1, 2.0, -1, 0], [-1, -1, 2.0, 0], [0.5, 0.5, 0.5, 0]])
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""A tiny run, and what it did."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.spec import DissectSpec
+from tests.conftest import draw_images, write_embeddings
+
+
+class Counting:
+    """An observer that counts what each stage did."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    def started(self, stage: str, total: int, done: int, unit: str) -> None:
+        self.done[stage] = 0
+
+    def advanced(self, stage: str, amount: int) -> None:
+        self.done[stage] += amount
+
+    def finished(self, stage: str, seconds: float) -> None:
+        pass
+
+
+def parameters(folder: Path, images: Path, embeddings: tuple[Path, Path, Path]) -> dict[str, Any]:
+    """Parameters of a run on the tiny images, into `folder`."""
+    image_file, concepts, concept_file = embeddings
+    return {
+        "target": "tests.tiny_models:colours",
+        "layers": ("conv", "head"),
+        "probe": str(images),
+        "concepts": str(concepts),
+        "image_embeddings": str(image_file),
+        "concept_embeddings": str(concept_file),
+        "truth": str(concepts),
+        "store": str(folder / "store"),
+        "out": str(folder / "out"),
+        "top_k": 8,
+    }
+
+
+@pytest.fixture
+def tiny(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> dict[str, Any]:
+    """Parameters of a run that has not begun, on images and embeddings of its own."""
+    return parameters(tmp_path, images, embeddings)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, Any]:
+    """Parameters of one finished run, which no test changes."""
+    from flows.dissect import dissect
+
+    folder = tmp_path_factory.mktemp("base")
+    images = draw_images(folder / "images")
+    finished = parameters(folder, images, write_embeddings(images, folder))
+    dissect(DissectSpec(**finished))
+    return finished
+
+
+@pytest.fixture
+def finished(base: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Parameters of a finished run whose store and output are this test's own."""
+    own = {name: str(tmp_path / name) for name in ("store", "out")}
+    for name, folder in own.items():
+        shutil.copytree(base[name], folder)
+    return base | own
+
+
+@pytest.fixture
+def run(prefect_api: str) -> Callable[..., dict[str, int]]:
+    """Runs a spec through the flow; gives how many units each stage did."""
+    from flows.dissect import dissect
+    from flows.engine.progress import observed_by
+
+    def go(**given: Any) -> dict[str, int]:
+        counting = Counting()
+        with observed_by(counting):
+            dissect(DissectSpec(**given))
+        return counting.done
+
+    return go

@@ -1,0 +1,170 @@
+"""Bad input gets a clear error, and what was finished stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from flows.__main__ import cli
+from tests.tiny_models import ColourNet
+
+Clip = Callable[..., Result]
+
+
+@pytest.fixture
+def clip_dissect(prefect_api: str, tiny: dict[str, Any]) -> Clip:
+    """Runs `clip-dissect run` with the tiny run's options and those given; None drops one."""
+
+    def go(**options: Any) -> Result:
+        arguments = []
+        for name, value in (tiny | options).items():
+            if value is not None:
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
+                arguments += [f"--{name.replace('_', '-')}", text]
+        return CliRunner().invoke(cli, ["run", *arguments])
+
+    return go
+
+
+def refused(result: Result, *words: str) -> None:
+    assert result.exit_code != 0, result.output
+    for word in words:
+        assert word in result.output, result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": ("haed",)}, ["no layer 'haed'", "Nearest: head"]),
+        ({"target": "torchvision:resnet5"}, ["no torchvision network 'resnet5'", "resnet50"]),
+        ({"target": "timm:resnet5o"}, ["no timm network", "resnet50"]),
+        ({"target": "nowhere"}, ["no target 'nowhere'", "module:function"]),
+        ({"target": "no.such.module:f"}, ["no Python module"]),
+        ({"target": "tests.tiny_models:colour"}, ["no function 'colour'", "colours"]),
+        ({"target": "tests.tiny_models:not_a_network"}, ["int", "not a torch.nn.Module"]),
+        ({"probe": "/no/such/folder"}, ["no folder /no/such/folder"]),
+        ({"checkpoint": "/no/such.safetensors"}, ["no checkpoint file"]),
+        ({"concepts": "comon-20k"}, ["no concept file comon-20k", "common-20k"]),
+        ({"image_embeddings": None}, ["Nothing embeds the images", "--clip"]),
+        ({"similarity": "softwpmi"}, ["soft_wpmi"]),
+        ({"similarity": "cos"}, ["--top-k is no hyperparameter of cos"]),
+        ({"device": "cuda:7"}, ["no device cuda:7"]),
+        ({"summary": "class_token"}, ["class_token needs tokens", "map"]),
+        ({"prompt": "a photo"}, ["has no {}"]),
+        ({"top_k": 0}, ["--top-k"]),
+        ({"target": None}, ["--target is needed"]),
+    ],
+    ids=lambda value: next(iter(value.items()))[0] if isinstance(value, dict) else None,
+)
+def test_the_error_names_what_is_wrong(options: dict[str, Any], words: list[str], clip_dissect: Clip) -> None:
+    refused(clip_dissect(**options), *words)
+
+
+def test_an_empty_folder(clip_dissect: Clip, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(clip_dissect(probe=tmp_path / "empty"), "holds 0 files and no image")
+
+
+def test_no_image_can_be_decoded(clip_dissect: Clip, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.jpg").write_bytes(b"no image")
+    refused(clip_dissect(probe=tmp_path / "bad"), "None of the 3 image files can be decoded", "0.jpg")
+
+
+def test_bad_images_are_refused_counted_and_listed(clip_dissect: Clip, images: Path, tmp_path: Path) -> None:
+    whole = (images / "red" / "01.png").read_bytes()
+    (images / "red" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "red" / "empty.jpg").write_bytes(b"")
+    (images / "red" / "words.jpg").write_text("hello")
+    result = clip_dissect()
+    assert result.exit_code == 0, result.output
+    assert "3 files were refused" in result.output
+    rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
+    assert rejects["path"].tolist() == ["red/cut.png", "red/empty.jpg", "red/words.jpg"]
+    assert rejects["reason"].str.len().gt(5).all()
+
+
+def test_two_images_of_one_stem_are_two_images(clip_dissect: Clip, images: Path, tmp_path: Path) -> None:
+    (images / "red" / "00.png").write_bytes((images / "red" / "01.png").read_bytes())
+    keys = tmp_path / "image_embeddings.keys.txt"
+    keys.write_text(keys.read_text() + "red/00.png\n")
+    rows = np.load(tmp_path / "image_embeddings.npy")
+    np.save(tmp_path / "image_embeddings.npy", np.concatenate([rows, [[1, 0, 0]]]).astype(np.float32))
+    result = clip_dissect(top_images=48)
+    assert result.exit_code == 0, result.output
+    top = pd.read_parquet(tmp_path / "out" / "top_images.parquet")
+    assert {"red/00.jpg", "red/00.png"} <= set(top["image"])
+
+
+def test_embeddings_that_do_not_match_the_probe(clip_dissect: Clip, tmp_path: Path) -> None:
+    keys = tmp_path / "image_embeddings.keys.txt"
+    keys.write_text(keys.read_text().replace("red/", "scarlet/"))
+    refused(clip_dissect(), "12 of 48 probe images have no row", "red/00.jpg", "blue/00.jpg")
+
+
+def test_concept_embeddings_of_another_list(clip_dissect: Clip, tmp_path: Path) -> None:
+    (tmp_path / "concepts.txt").write_text("red\ngreen\nblue\n\n")
+    refused(clip_dissect(truth=None), "has 4 rows", "3 concepts")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", ["holds no concept"]), (b"\n \n", ["holds no concept"]), (b"red\nbl\xfce\n", ["line 2", "0xfc", "UTF-8"])],
+    ids=["empty", "blank", "latin1"],
+)
+def test_concept_files_that_cannot_be_read(
+    content: bytes, words: list[str], clip_dissect: Clip, tmp_path: Path
+) -> None:
+    (tmp_path / "concepts.txt").write_bytes(content)
+    refused(clip_dissect(truth=None), *words)
+
+
+def test_truth_of_another_layer(clip_dissect: Clip, tmp_path: Path) -> None:
+    (tmp_path / "truth.txt").write_text("red\ngreen\n")
+    refused(clip_dissect(truth=tmp_path / "truth.txt"), "2 concepts", "4 neurons")
+
+
+def test_a_checkpoint_that_does_not_fit(clip_dissect: Clip, tmp_path: Path) -> None:
+    weights = ColourNet().state_dict()
+    weights["extra"] = weights.pop("head.weight")
+    save_file(weights, tmp_path / "other.safetensors")
+    refused(clip_dissect(checkpoint=tmp_path / "other.safetensors"), "missing: head.weight", "unexpected: extra")
+
+
+def test_k_is_lowered_to_the_number_of_images_and_said_so(clip_dissect: Clip) -> None:
+    result = clip_dissect(top_k=None)
+    assert result.exit_code == 0, result.output
+    assert "K is lowered from 100 to 48" in result.output
+
+
+def test_a_store_of_another_version(clip_dissect: Clip, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text('{"format": 99}')
+    refused(clip_dissect(), "format 99", "--store")
+
+
+def test_stored_arrays_of_another_spec_are_not_taken(clip_dissect: Clip, tmp_path: Path) -> None:
+    assert clip_dissect().exit_code == 0
+    group = next((tmp_path / "store" / "activations").glob("*.zarr")) / "zarr.json"
+    group.write_text(group.read_text().replace('"summary": "mean"', '"summary": "max"'))
+    refused(clip_dissect(ranks=3), "was made from something else", "summary: stored 'max', wanted 'mean'")
+
+
+def test_a_failed_run_goes_on_when_its_cause_is_gone(clip_dissect: Clip, tmp_path: Path) -> None:
+    keys = tmp_path / "image_embeddings.keys.txt"
+    good = keys.read_text()
+    keys.write_text(good.replace("red/", "scarlet/"))
+    refused(clip_dissect(), "have no row")
+    keys.write_text(good)
+    result = clip_dissect()
+    assert result.exit_code == 0, result.output
+    assert "nothing to do: 48 files done before" in result.output

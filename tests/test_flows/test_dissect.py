@@ -1,0 +1,119 @@
+"""The whole run on a tiny network whose neurons are known, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+Run = Callable[..., dict[str, int]]
+TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
+NOTHING = {"shard": 0, "embed concepts": 0, "embed and record": 0, "label": 0, "publish": 0}
+
+
+def tables(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in TABLES}
+
+
+def test_neurons_get_the_colours_they_look_for(run: Run, tiny: dict[str, Any], tmp_path: Path) -> None:
+    done = run(**tiny)
+    out = tmp_path / "out"
+    labels = pd.read_parquet(out / "labels.parquet")
+    first = labels[labels["rank"] == 1].set_index(["layer", "neuron"])["concept"]
+    assert first["head"].tolist() == ["red", "green", "blue", "grey"]
+    assert first["conv"].tolist()[3] == "(dead)"
+    assert labels["similarity"].notna().all() and labels["is_dead"].sum() == 1
+    assert done == {"shard": 48, "embed concepts": 4, "embed and record": 48, "label": 8, "publish": 1}
+
+    described = pd.read_csv(out / "descriptions.csv")
+    assert list(described.columns) == ["layer", "unit", "description", "similarity"]
+    top = pd.read_parquet(out / "top_images.parquet")
+    assert top.loc[(top["layer"] == "head") & (top["neuron"] == 0), "image"].str.startswith("red/").all()
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["accuracy"]["top1"] == 1.0 and facts["layers"]["conv"]["dead"] == 1
+    assert list(facts["layers"]) == ["conv", "head"]
+    assert "red/" in (out / "report.html").read_text()
+
+
+def test_a_second_run_does_nothing(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(**finished) == NOTHING
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
+
+
+def test_a_run_goes_on_where_a_stage_ended(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
+    before = tables(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    assert run(**finished) == NOTHING | {"publish": 1}
+    assert tables(tmp_path / "out") == before
+
+
+def test_a_damaged_table_is_published_anew(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
+    before = tables(tmp_path / "out")
+    (tmp_path / "out" / "labels.csv").write_text("mine now")
+    assert run(**finished) == NOTHING | {"publish": 1}
+    assert tables(tmp_path / "out") == before
+
+
+def test_the_written_spec_gives_the_same_run(run: Run, finished: dict[str, Any]) -> None:
+    written = yaml.safe_load((Path(finished["out"]) / "spec.yaml").read_text())
+    assert run(**(written | {"store": finished["store"], "out": finished["out"]})) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("change", "redone"),
+    [
+        ({"summary": "max"}, {"embed and record": 48, "label": 8, "publish": 1}),
+        ({"layers": ("conv", "relu", "head")}, {"embed and record": 48, "label": 4, "publish": 1}),
+        ({"layers": ("head",)}, {"publish": 1}),
+        ({"a": 5.0}, {"label": 8, "publish": 1}),
+        ({"target": "tests.tiny_models:colours_with_function"}, {"embed and record": 48, "label": 8, "publish": 1}),
+        ({"prompt": "a {} thing"}, {"embed concepts": 4, "label": 8, "publish": 1}),
+        ({"truth": None}, {"publish": 1}),
+        ({"top_images": 3}, {"publish": 1}),
+        ({"batch_size": 7}, {}),
+    ],
+    ids=str,
+)
+def test_a_change_redoes_what_depends_on_it(
+    change: dict[str, Any], redone: dict[str, int], run: Run, finished: dict[str, Any]
+) -> None:
+    assert run(**(finished | change)) == NOTHING | redone
+
+
+def test_changed_images_are_seen(run: Run, tiny: dict[str, Any], images: Path) -> None:
+    run(**tiny)
+    Image.fromarray(np.full((20, 24, 3), 200, np.uint8)).save(images / "red" / "01.png")
+    done = run(**tiny)
+    assert done["shard"] == 48 and done["embed and record"] == 48
+
+
+@pytest.mark.parametrize(
+    "settings", [{"images_per_shard": 7}, {"batch_size": 5}, {"workers": 2}, {"store": "memory://store"}], ids=str
+)
+def test_tables_do_not_depend_on_how_and_where_the_work_is_done(
+    settings: dict[str, Any], run: Run, base: dict[str, Any], tmp_path: Path
+) -> None:
+    own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out")}
+    assert run(**(base | own | settings))["label"] == 8
+    assert tables(tmp_path / "out") == tables(Path(base["out"]))
+
+
+@pytest.mark.parametrize("similarity", ["wpmi", "rank_reorder", "cos", "cos_cubed"])
+@pytest.mark.parametrize("variant", ["paper", "reference"])
+def test_every_similarity_labels(similarity: str, variant: str, run: Run, finished: dict[str, Any]) -> None:
+    settings = {"similarity": similarity, "variant": variant, "top_k": 8 if similarity == "wpmi" else None}
+    if similarity == "rank_reorder":
+        settings["top_fraction"] = 0.5
+    assert run(**(finished | settings)) == NOTHING | {"label": 8, "publish": 1}
+    labels = pd.read_parquet(Path(finished["out"]) / "labels.parquet")
+    assert np.isfinite(labels["similarity"]).all()
+    assert len(labels[labels["layer"] == "head"]) == 4 * 4
