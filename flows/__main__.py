@@ -17,6 +17,8 @@ from tasks.spec import DissectSpec, EmbedSpec, EngineSpec, LabelSpec, RecordSpec
 
 #: First labels printed per layer at the end of a run.
 SHOWN = 8
+#: Columns of tables where the output is no terminal.
+WIDTH_IN_PIPES = 140
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -198,7 +200,9 @@ def _print_run(published: Any) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    # Into a pipe or file, tables keep their width: there is no window to fit.
+    width = None if sys.stdout.isatty() else WIDTH_IN_PIPES
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -41,7 +42,11 @@ def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
 
 def layers_table(layers: Iterable[TracedLayer]) -> Table:
     """Names, types, output shapes and neurons; `-` where no activations can be recorded."""
-    table = Table("layer", "type", "output of one image", "kind")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("layer", overflow="fold")
+    table.add_column("type", overflow="fold")
+    table.add_column("output of one image", no_wrap=True)
+    table.add_column("kind")
     table.add_column("neurons", justify="right")
     for layer in layers:
         shape = " × ".join(map(str, layer.shape)) if layer.shape else "-"
@@ -87,7 +92,7 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
         first = first.sort_values("similarity", ascending=False, kind="stable")
     shown = first.head(wanted.limit)
     cut = f", first {len(shown)}" if len(shown) < len(first) else ""
-    table = Table(title=f"{escape(layer)}: {len(first)} neurons{cut}", title_justify="left")
+    table = Table(title=f"{escape(layer)}: {len(first)} neurons{cut}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("neuron", justify="right")
     table.add_column("label", style="bold")
     table.add_column("similarity", justify="right")

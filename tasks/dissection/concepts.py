@@ -30,9 +30,9 @@ def parse(data: bytes, origin: str) -> ConceptList:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise ConceptError(
-            f"{origin}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. "
+            f"{origin}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
             f"Save the file as UTF-8, for instance with `iconv -f latin1 -t utf-8 {origin}`."
         ) from error
     lines = [line.strip() for line in text.replace("\r\n", "\n").split("\n")]

@@ -32,7 +32,7 @@ def recorded(model: nn.Module, layouts: Mapping[str, Layout], summary: SummaryNa
                     f"Layer {name!r} runs more than once in a forward pass, so its neurons have no one activation. "
                     "Record the block that contains it, or the layer before it."
                 )
-            activations[name] = summarise(first_tensor(output, name), layout, summary, name)
+            activations[name] = summarise(first_tensor(output, name).detach(), layout, summary, name)
 
         return keep
 

@@ -27,7 +27,10 @@ class Labels:
     @classmethod
     def of(cls, scores: Scores, num_ranks: int) -> Labels:
         """The best `min(num_ranks, C)` concepts of each neuron."""
-        left = scores.similarity.numpy().astype(np.float64)  # [N, C], a copy: it is eaten below
+        given = scores.similarity.numpy().astype(np.float64)  # [N, C]
+        # No number ranks last, and above what is taken (-inf), so that no concept is a neuron's label twice.
+        lowest = np.finfo(np.float64).min
+        left = np.nan_to_num(given, nan=lowest, posinf=np.inf, neginf=lowest)  # a copy: it is eaten below
         neurons = np.arange(left.shape[0])
         ranks: list[npt.NDArray[np.int64]] = []
         similarity: list[npt.NDArray[np.float64]] = []
@@ -35,7 +38,7 @@ class Labels:
             # argmax takes the first of equals; a partial sort of every row would not say which it takes.
             best = left.argmax(axis=1)  # [N]
             ranks.append(best)
-            similarity.append(left[neurons, best])
+            similarity.append(given[neurons, best])
             left[neurons, best] = -np.inf
         rows = np.stack(ranks, axis=1)  # [N, R]
         return cls(

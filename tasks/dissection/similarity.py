@@ -141,13 +141,13 @@ def soft_wpmi(
     """
     top = TopImages.of(A, top_k)
     s = F.softmax(a * P, dim=1)  # [I, C]
-    p = membership(top.num_images, p_start, p_end, variant).to(P.dtype)  # [K]
+    p = membership(top_k, p_start, p_end, variant)[: top.num_images]  # [K]
     # log(1 - p + p s) = log(1 - p) + log(1 + odds s). The first term, about -4 an image, is the same for every
     # concept; left in the sum it would eat the digits that tell concepts apart (it is why the published float32
     # scores are all multiples of 2^-15).
     rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)  # [K]
-    gain = _log_of_products(s, top.rows, p / rest)  # [N, C]
-    return _weighed(gain, float(rest.double().log().sum()), lam, live)
+    gain = _log_of_products(s, top.rows, (p / rest).to(P.dtype))  # [N, C]
+    return _weighed(gain, float(rest.log().sum()), lam, live)
 
 
 def membership(num_images: int, p_start: float, p_end: float, variant: Variant = "paper") -> Tensor:
@@ -189,8 +189,11 @@ def _weighed(log_likelihood: Tensor, constant: float, lam: float, live: Tensor |
 
 def _unit_columns(X: Tensor, min_norm: float) -> Tensor:
     """Columns scaled to norm 1, or by `1 / min_norm` where shorter; a column of zeros stays zero."""
-    norms: Tensor = torch.linalg.vector_norm(X, dim=0, keepdim=True)
-    return X / norms.clamp(min=max(min_norm, torch.finfo(X.dtype).tiny))
+    tiny = torch.finfo(X.dtype).tiny
+    largest = X.abs().amax(dim=0, keepdim=True).clamp(min=tiny)  # taken out first: squares of 1e-25 are 0 in float32
+    unit = X / largest
+    norms: Tensor = torch.linalg.vector_norm(unit, dim=0, keepdim=True)
+    return unit / torch.maximum(norms, min_norm / largest).clamp(min=tiny)
 
 
 #: By the name that users give: `--similarity soft_wpmi`.

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tasks.models.errors import CheckpointError
+from tasks.models.errors import CheckpointError, first_lines
 
 #: Levels under which training frameworks keep the weights of a network.
 WEIGHT_LEVELS = ("state_dict", "model_state_dict", "model", "net", "ema_state_dict")
@@ -41,7 +41,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         KeyError,
     ) as error:
         raise CheckpointError(
-            f"{path} cannot be read as weights ({_first_line(error)}). Files that would run code when loaded are "
+            f"{path} cannot be read as weights ({first_lines(error)}). Files that would run code when loaded are "
             "refused: where you trust it, load it once yourself with torch.load(weights_only=False) and save "
             "model.state_dict() with safetensors.torch.save_file."
         ) from error
@@ -103,7 +103,3 @@ def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> M
         if wrapped and not any(name.startswith(prefix) for name in wanted):
             return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, wanted)
     return weights
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -15,7 +15,7 @@ from tasks.dissection.errors import UnknownNameError
 from tasks.models.checkpoints import digest_of_weights
 from tasks.models.devices import choose_device, device_lock
 from tasks.models.downloads import downloading
-from tasks.models.errors import CheckpointError, ModelError
+from tasks.models.errors import CheckpointError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe
 
 
@@ -80,10 +80,13 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
             raise CheckpointError(f"There is no CLIP checkpoint file {checkpoint}.")
         pretrained = checkpoint
     _refuse_untrained(architecture, pretrained)
-    if checkpoint or name == "sample":
-        return _create(architecture, pretrained, CheckpointError, f"{pretrained} does not fit {architecture}")
+    if pretrained and Path(pretrained).is_file():
+        try:
+            return _create(architecture, pretrained)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{pretrained} does not fit {architecture}: {first_lines(error)}") from error
     with downloading(f"CLIP model {name}", "--clip NAME --clip-checkpoint FILE"):
-        return _create(architecture, pretrained, ModelError, f"{name} cannot be loaded")
+        return _create(architecture, pretrained)
 
 
 def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
@@ -99,16 +102,12 @@ def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
     )
 
 
-def _create(architecture: str, pretrained: str | None, kind: type[ModelError], what: str) -> tuple[Any, Preprocess]:
+def _create(architecture: str, pretrained: str | None) -> tuple[Any, Preprocess]:
     import open_clip
 
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained, require_pretrained=True
-        )
-    except (RuntimeError, ValueError, KeyError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise kind(f"{what}: {' '.join(line.strip() for line in lines[:4])[:600]}") from error
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        architecture, pretrained=pretrained, require_pretrained=True
+    )
     return model, preprocess
 
 

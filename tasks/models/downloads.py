@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.error import URLError
 
-from tasks.models.errors import DownloadError, ModelError
+from tasks.models.errors import DownloadError, ModelError, first_lines
 
 
 @contextmanager
@@ -18,8 +18,7 @@ def downloading(what: str, instead: str) -> Iterator[None]:
         raise
     except (URLError, OSError, RuntimeError, ValueError) as error:
         # urllib, requests, httpx and huggingface_hub each have their own errors; all derive from these.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DownloadError(
-            f"The weights of {what} are not on this machine and could not be fetched ({reason}). "
-            f"Without a network, give the weights as a file: {instead}."
+            f"The weights of {what} are not on this machine and could not be fetched ({first_lines(error)}). "
+            f"Without a network, give the weights as a file: {instead}. (HF_HUB_OFFLINE=1 spares the wait.)"
         ) from error

@@ -17,3 +17,9 @@ class CheckpointError(ModelError, ValueError):
 
 class DownloadError(ModelError, OSError):
     """Weights that are not on this machine and could not be fetched."""
+
+
+def first_lines(error: BaseException) -> str:
+    """The beginning of another library's message, which may go on for pages; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return " ".join(lines[:4])[:400] or type(error).__name__

@@ -6,8 +6,9 @@ It departs from CLIP's recipe in three ways, all forced by so small a world and 
   colours at once and shapes hardly at all: a colour is told by any pixel, a shape only by many together.
 - Most captions ("red", "a star") are true of many pictures of a batch, so each caption's target is spread
   evenly over all pictures it is true of, and each picture's over all captions true of it.
-- The logit scale is not learned but grows to its end. Random embeddings at a large scale are very wrong
-  with confidence, which is mended fastest by making all embeddings equal.
+- The logit scale is not learned but grows to 100, where CLIP's ends too, and starts at 40. A small scale asks
+  for wide differences of cosines, which SoftWPMI then turns into certainties: at a = 10 many concepts would
+  reach the score's upper bound, log N, together. Cosines here end within about -0.2 and 0.3, like CLIP's.
 """
 
 import math
@@ -26,7 +27,7 @@ from tasks.sample.fit import fit
 from tasks.sample.world import CAPTIONS, Scene, mentions, template
 
 FIELDS = ("shape", "colour", "texture", "background", "background_colour")
-_FIRST_SCALE, _LAST_SCALE = 5.0, 60.0
+_FIRST_SCALE, _LAST_SCALE = 40.0, 100.0
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, true: Tensor, logit_scale: float) -> Tensor:
@@ -112,7 +113,7 @@ def train_clip(pixels: Tensor, scenes: Sequence[Scene], *, naming_epochs: int, e
 
     named = [*clip.visual.parameters(), *heads.parameters()]
     fit(named, naming, len(pixels), name="image tower", epochs=naming_epochs, learning_rate=3e-3)
-    fit(clip.parameters(), contrast, len(pixels), name="clip", epochs=epochs, learning_rate=2e-3)
+    fit(clip.parameters(), contrast, len(pixels), name="clip", epochs=epochs, learning_rate=1.5e-3)
     with torch.no_grad():
         clip.logit_scale.fill_(math.log(_LAST_SCALE))
     return clip.eval()

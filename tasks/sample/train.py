@@ -67,8 +67,8 @@ def save_halved(model: nn.Module, path: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=CLIP_WEIGHTS.parent)
 @click.option("--num-images", default=10 * PER_BLOCK, show_default=True, help="Training drawings.")
 @click.option("--naming-epochs", default=4, show_default=True)
-@click.option("--clip-epochs", default=6, show_default=True)
-@click.option("--network-epochs", default=6, show_default=True)
+@click.option("--clip-epochs", default=7, show_default=True)
+@click.option("--network-epochs", default=4, show_default=True)
 @click.option("--num-threads", default=2, show_default=True, help="More than the idle cores is slower than one.")
 def main(
     out: Path, num_images: int, naming_epochs: int, clip_epochs: int, network_epochs: int, num_threads: int

@@ -34,6 +34,11 @@ def real() -> Path:
     return REAL
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _same_random_weights() -> None:
+    torch.manual_seed(0)
+
+
 @dataclass(frozen=True)
 class Cifar10:
     """500 CIFAR-10 images as CLIP ViT-B/32 and a ResNet-20 see them."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
@@ -16,8 +17,9 @@ from tasks.dissection.errors import LayerError
 from tasks.dissection.hooks import recorded
 from tasks.dissection.layers import recordable, resolve, trace
 from tasks.dissection.summary import Layout, SummaryName
+from tests.real_models import cifar_resnet20
 from tests.test_dissection.conftest import LAYERS, Cifar10
-from tests.test_dissection.networks import Attended, Repeated, ResNet20, some_images
+from tests.test_dissection.networks import Attended, Repeated, some_images
 
 
 def record(network: nn.Module, images: Tensor, layers: list[str], summary: SummaryName = "mean") -> dict[str, Tensor]:
@@ -50,14 +52,12 @@ class TestRecording:
                 assert torch.equal(activations["head"], expected)
 
     def test_a_pass_that_fails_leaves_nothing_for_the_next(self) -> None:
-        network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        network = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
         with recorded(network, {"0": Layout.VECTOR}, "mean") as activations:
-            network[1].weight.requires_grad_(False).resize_(2, 7)
             with pytest.raises(RuntimeError):
-                network(torch.ones(1, 4))
-            network[1].weight.resize_(2, 3).fill_(0.0)
-            network(torch.zeros(6, 4))
-            assert activations["0"].shape == (6, 3)
+                network(torch.ones(1, 7))  # recorded, then too wide for the next layer
+            network(torch.zeros(6, 3))
+            assert activations["0"].tolist() == [[0.0] * 3] * 6
 
     @pytest.mark.parametrize(
         "after", [nn.ReLU(inplace=True), nn.Hardswish(inplace=True), nn.Dropout(1.0, inplace=True)]
@@ -184,7 +184,6 @@ SIZES = {"vit_b_16": 32}
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     """Torchvision's own, with random weights."""
-    torch.manual_seed(0)
     name = request.param
     size = {"image_size": SIZES[name]} if name in SIZES else {}
     return name, models.get_model(name, weights=None, **size).eval()
@@ -202,22 +201,14 @@ def test_torchvisions_networks_record_what_an_independent_pass_gives(architectur
         np.testing.assert_allclose(activations[layer], expected, 1e-4, 1e-5, err_msg=f"{name} {layer} {summary}")
 
 
-class TestRealNetwork:
-    """ResNet-20 on 500 CIFAR-10 images, against activations measured elsewhere."""
-
-    def test_every_layer_gives_the_published_activations(self, real: Path, cifar10: Cifar10) -> None:
-        network = ResNet20.of(real / "cifar10" / "resnet20.safetensors")
-        activations = record(network, cifar10_images(real), list(LAYERS))
-        for layer in LAYERS:
-            np.testing.assert_allclose(activations[layer], cifar10.activations[layer], 1e-4, 1e-4, err_msg=layer)
-
-
-def cifar10_images(real: Path) -> Tensor:
-    """`[500, 3, 32, 32]`, normalised as the network's README says, in the order of the embeddings."""
+def test_resnet20_gives_the_published_activations_of_500_images(real: Path, cifar10: Cifar10) -> None:
+    network, preprocess = cifar_resnet20()
+    network.load_state_dict(load_file(real / "cifar10" / "resnet20.safetensors"))
     keys = (real / "cifar10" / "image_embeddings.keys.txt").read_text(encoding="utf-8").splitlines()
     pixels = []
     for key in keys:
         with Image.open(real / "cifar10" / "images" / key) as image:
-            pixels.append(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return ((torch.from_numpy(np.stack(pixels)) - mean) / std).permute(0, 3, 1, 2).contiguous()
+            pixels.append(preprocess(image.convert("RGB")))
+    activations = record(network.eval(), torch.stack(pixels), list(LAYERS))
+    for layer in LAYERS:
+        np.testing.assert_allclose(activations[layer], cifar10.activations[layer], 1e-4, 1e-4, err_msg=layer)

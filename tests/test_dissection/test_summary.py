@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -139,8 +140,8 @@ def test_activations_are_never_a_view_of_the_output(layout: Layout, summary: Sum
 
 
 class TestFirstTensor:
-    @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: [t, t + 1]], ids=str)
-    def test_is_the_output_or_the_first_of_several(self, wrap: object) -> None:
+    @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: [t, t + 1]])
+    def test_is_the_output_or_the_first_of_several(self, wrap: Callable[[Tensor], object]) -> None:
         tensor = output_of(2, 3)
         assert first_tensor(wrap(tensor), "layer") is tensor
 

@@ -1,0 +1,157 @@
+"""Tasks run as plain functions, one after another, on the tiny probe set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from storage import arrays
+from storage.completion import Rows
+from tasks.label import LabelPlan, label_layer, plan_labels
+from tasks.concepts import concept_embeddings_of, embed_concepts
+from tasks.models.clip import load_clip
+from tasks.models.targets import load_target
+from tasks.observe import EMBEDDINGS, ObservationPlan, observe, plan_observation
+from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
+from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
+
+#: A CLIP model of two small transformers.
+TINY_CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks are tiny: threads would wait for each other longer than they work."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded() -> Iterator[None]:
+    """Models are cached by name, and tests make other models of one name."""
+    registered = list(open_clip.factory._MODEL_CONFIG_PATHS)
+    yield
+    open_clip.factory._MODEL_CONFIG_PATHS[:] = registered
+    load_target.cache_clear()
+    load_clip.cache_clear()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The tiny probe set, its embeddings, and a store of the test's own."""
+
+    images: Path
+    image_embeddings: Path
+    concepts: Path
+    concept_embeddings: Path
+    store: str
+
+    def spec(self, **changes: Any) -> DissectSpec:
+        """The colour network on the tiny probe set, with changes; None takes a parameter away."""
+        parameters: dict[str, Any] = {
+            "store": self.store,
+            "device": "cpu",
+            "batch_size": 16,
+            "probe": str(self.images),
+            "images_per_shard": 20,
+            "image_embeddings": str(self.image_embeddings),
+            "concepts": str(self.concepts),
+            "concept_embeddings": str(self.concept_embeddings),
+            "target": "tests.tiny_models:colours",
+            "layers": ("conv", "head"),
+            "top_k": 5,
+            "ranks": 4,
+        }
+        parameters |= changes
+        return DissectSpec(**{name: value for name, value in parameters.items() if value is not None})
+
+
+@pytest.fixture
+def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> Bench:
+    return Bench(images, *embeddings, str(tmp_path / "store"))
+
+
+def shard(spec: ShardSpec) -> ProbeRef:
+    plan = plan_shards(spec)
+    for part in plan.missing:
+        make_shard.fn(plan.folder, part)
+    return finish_probe.fn(plan)
+
+
+def observed(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpec | None) -> ObservationPlan:
+    plan = plan_observation(probe, embed, record)
+    for work in plan.missing:
+        observe.fn(plan, work)
+    return plan
+
+
+def labelled(spec: LabelSpec) -> LabelPlan:
+    """Everything up to the labels, whatever of it is missing."""
+    probe = shard(spec)
+    embed_concepts.fn(concept_embeddings_of(spec), spec, 0)
+    observed(probe, spec, spec)
+    plan = plan_labels(probe, spec)
+    for layer in plan.missing:
+        label_layer.fn(plan, layer)
+    return plan
+
+
+def activations(plan: ObservationPlan, layer: str) -> np.ndarray[Any, Any]:
+    """What is stored of a layer, `[I, N]`."""
+    of = plan.activations
+    assert of is not None
+    group = arrays.open_group(of.store.activations(of.digest), of.identity)
+    return arrays.read_rows(group, layer, Rows(0, plan.probe.num_images))
+
+
+def image_embeddings(plan: ObservationPlan) -> np.ndarray[Any, Any]:
+    """The stored image embeddings, `[I, D]`."""
+    of = plan.embeddings
+    assert of is not None
+    group = arrays.open_group(of.store.embeddings(of.digest), of.identity)
+    return arrays.read_rows(group, EMBEDDINGS, Rows(0, plan.probe.num_images))
+
+
+@dataclass(frozen=True)
+class TinyClip:
+    """Files of a CLIP model with random weights."""
+
+    config: Path
+    checkpoint: Path
+
+    @property
+    def options(self) -> dict[str, str]:
+        return {"clip": str(self.config), "clip_checkpoint": str(self.checkpoint)}
+
+
+@pytest.fixture
+def tiny_clip(tmp_path: Path) -> TinyClip:
+    return make_clip(tmp_path / "clip")
+
+
+def make_clip(folder: Path, seed: int = 0, **vision: Any) -> TinyClip:
+    """A config and weights; `vision` changes the architecture of the image encoder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, checkpoint = folder / "tiny-test-clip.json", folder / "tiny.safetensors"
+    content = {**TINY_CLIP, "vision_cfg": {**TINY_CLIP["vision_cfg"], **vision}}  # type: ignore[dict-item]
+    config.write_text(json.dumps(content))
+    open_clip.add_model_config(config)
+    torch.manual_seed(seed)
+    model = open_clip.create_model(config.stem)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, checkpoint)
+    return TinyClip(config, checkpoint)

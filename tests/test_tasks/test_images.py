@@ -1,0 +1,180 @@
+"""Decoding: every image that Pillow can read becomes RGB; everything else gets a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.images import MAX_PIXELS, UndecodableError, check, decode
+
+rng = np.random.default_rng(0)
+NOISE = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+#: Smooth enough that JPEG keeps it nearly as it is.
+RAMP = np.stack(np.broadcast_arrays(np.arange(20)[:, None] * 10, np.arange(30) * 8, 99), axis=2).astype(np.uint8)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray[Any, Any]:
+    image = decode(data)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+def test_lossless_formats_keep_every_pixel(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(pixels(saved(Image.fromarray(NOISE), kind, **options)), NOISE)
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    data = saved(Image.fromarray(RAMP).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(pixels(data) - RAMP).mean() < 5
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    grey = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    found = pixels(saved(Image.fromarray(grey), "PNG"))
+    assert np.array_equal(found, np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2))
+
+
+def test_32_bit_grey_is_scaled_not_clipped() -> None:
+    grey = (np.arange(256, dtype=np.int32) * 257).reshape(16, 16)
+    assert np.array_equal(pixels(saved(Image.fromarray(grey), "TIFF"))[..., 0], np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "P"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    black_and_white = np.zeros((4, 4, 3), dtype=np.uint8)
+    black_and_white[:2] = 255
+    data = saved(Image.fromarray(black_and_white).convert(mode), "PNG")
+    assert np.array_equal(pixels(data), black_and_white)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_palette_with_transparency_keeps_its_colours(kind: str) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    assert pixels(saved(image, kind, transparency=bytes([0, 255]) if kind == "PNG" else 0)).tolist() == [
+        [[255, 0, 0], [0, 0, 255]]
+    ]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_taken(kind: str) -> None:
+    frames = [Image.new("RGB", (5, 5), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
+    assert np.array_equal(pixels(data)[2, 2], [255, 0, 0])
+
+
+def test_exif_rotation_is_not_applied() -> None:
+    image = Image.fromarray(RAMP)
+    exif = image.getexif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    data = saved(image, "JPEG", exif=exif, quality=95)
+    assert check(data) == (30, 20)
+    assert np.abs(pixels(data) - RAMP).mean() < 5
+
+
+def test_the_file_name_ending_is_not_looked_at() -> None:
+    # `decode` gets bytes only; a PNG called .jpg is a PNG.
+    assert np.array_equal(pixels(saved(Image.fromarray(NOISE), "PNG")), NOISE)
+
+
+def test_an_empty_file_says_so() -> None:
+    with pytest.raises(UndecodableError, match="the file is empty"):
+        decode(b"")
+
+
+@pytest.mark.parametrize("data", [b"<html>404</html>", b"\x00" * 1000, rng.bytes(1000), b"GIF89a", b"\xff\xd8\xff"])
+def test_bytes_that_are_no_image_are_refused_with_a_reason(data: bytes) -> None:
+    with pytest.raises(UndecodableError, match=r"\w+"):
+        decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_image_is_refused(kind: str, share: float) -> None:
+    data = saved(Image.fromarray(NOISE), kind)
+    with pytest.raises(UndecodableError, match=r"\w+"):
+        decode(data[: int(len(data) * share)])
+
+
+def test_a_png_with_a_flipped_bit_in_its_pixels_is_refused() -> None:
+    data = bytearray(saved(Image.fromarray(NOISE), "PNG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(UndecodableError, match=r"\w+"):
+        decode(bytes(data))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"]),
+    position=st.floats(0, 1, exclude_max=True),
+    value=st.integers(0, 255),
+)
+def test_any_damage_is_an_rgb_image_or_a_reason(kind: str, position: float, value: int) -> None:
+    data = bytearray(saved(Image.fromarray(NOISE), kind))
+    data[int(position * len(data))] = value
+    try:
+        assert decode(bytes(data)).mode == "RGB"
+    except UndecodableError as error:
+        assert str(error)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A valid PNG header, and no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [(MAX_PIXELS // 8, 9), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
+def test_an_image_that_claims_too_many_pixels_is_refused_at_once_by_our_own_bound(size: tuple[int, int]) -> None:
+    started = time.perf_counter()
+    with pytest.raises(UndecodableError, match=f"{size[0]} × {size[1]} pixels are more than {MAX_PIXELS:,}"):
+        decode(png_that_claims(*size))
+    assert time.perf_counter() - started < 1
+
+
+def test_an_image_within_the_bound_is_not_refused_for_its_size() -> None:
+    # Larger than Pillow's own bound; what is wrong with it is that there are no pixels.
+    side = 13_500
+    assert side**2 < MAX_PIXELS
+    data = b"P4\n%d %d\n" % (side, side)
+    with pytest.raises(UndecodableError) as caught:
+        decode(data)
+    assert "pixels" not in str(caught.value)
+
+
+def test_no_other_program_is_started_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow hands PostScript to Ghostscript, whatever the file is called.
+    def started(*args: object, **more: object) -> None:
+        raise AssertionError(f"a program was started: {args}")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(UndecodableError) as caught:
+        decode(data)
+    assert "a program was started" not in str(caught.value)

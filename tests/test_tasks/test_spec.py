@@ -1,0 +1,145 @@
+"""Run parameters: all described, refused when they contradict each other, and never changed by a round trip."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tasks import spec as specs
+from tasks.dissection.similarity import SIMILARITIES
+from tasks.spec import HYPERPARAMETERS, DissectSpec, EmbedSpec, Group, LabelSpec, RecordSpec, ShardSpec
+
+WHOLE: dict[str, Any] = {
+    "probe": "images",
+    "clip": "ViT-B-16/openai",
+    "concepts": "common-3k",
+    "target": "torchvision:resnet50",
+    "layers": ("layer1",),
+}
+GROUPS = [value for value in vars(specs).values() if inspect.isclass(value) and issubclass(value, Group)]
+
+
+def refused(kind: type[Group], **parameters: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        kind(**parameters)
+    return " ".join(str(problem["msg"]) for problem in caught.value.errors())
+
+
+def test_every_parameter_is_described_by_a_sentence() -> None:
+    fields = {(kind.__name__, name): field for kind in GROUPS for name, field in kind.model_fields.items()}
+    assert len(fields) > 30
+    for where, field in fields.items():
+        assert field.description, where
+        assert field.description.endswith("."), where
+
+
+def test_every_default_given_in_a_description_is_that_of_the_function() -> None:
+    for function, names in HYPERPARAMETERS.items():
+        signature = inspect.signature(SIMILARITIES[function]).parameters
+        for name in names:
+            description = DissectSpec.model_fields[name].description or ""
+            if name == "top_fraction":
+                assert "rank_reorder (0.05)" in description
+                continue
+            assert f"({signature[name].default:g})" in description, (function, name)
+
+
+def test_a_spec_goes_through_json_unchanged() -> None:
+    spec = DissectSpec(**WHOLE, top_k=7, prompt="a {}")
+    assert DissectSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_spec_can_not_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        DissectSpec(**WHOLE).top_k = 3  # type: ignore[misc]
+
+
+def test_an_unknown_parameter_is_refused() -> None:
+    assert "not permitted" in refused(ShardSpec, probe="images", image_per_shard=3)
+
+
+def test_a_clip_checkpoint_needs_its_model() -> None:
+    message = refused(EmbedSpec, probe="images", image_embeddings="x.npy", clip_checkpoint="w.safetensors")
+    assert "--clip MODEL" in message
+
+
+def test_something_has_to_embed_the_images() -> None:
+    assert "Nothing embeds the images: give --clip MODEL, or --image-embeddings" in refused(EmbedSpec, probe="images")
+
+
+def test_something_has_to_embed_the_concepts() -> None:
+    message = refused(EmbedSpec, probe="images", image_embeddings="x.npy", concepts="sample")
+    assert "Nothing embeds the concepts: give --clip MODEL, or --concept-embeddings" in message
+
+
+@pytest.mark.parametrize("concepts", [{}, {"concepts": "sample", "concept_embeddings": "c.npy"}])
+def test_a_clip_model_that_would_embed_nothing_is_refused(concepts: dict[str, str]) -> None:
+    message = refused(EmbedSpec, probe="images", clip="ViT-B-16/openai", image_embeddings="x.npy", **concepts)
+    assert "embed nothing" in message
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [
+        {"image_embeddings": "x.npy", "concept_embeddings": "c.npy", "clip": None},
+        {"image_embeddings": "x.npy"},
+        {"concept_embeddings": "c.npy"},
+    ],
+    ids=str,
+)
+def test_precomputed_embeddings_and_a_model_go_together(embeddings: dict[str, Any]) -> None:
+    assert DissectSpec(**(WHOLE | embeddings))
+
+
+def test_labels_need_concepts() -> None:
+    with pytest.raises(ValidationError, match="concepts"):
+        LabelSpec(**{name: value for name, value in WHOLE.items() if name != "concepts"})
+
+
+def test_a_prompt_needs_a_place_for_the_concept() -> None:
+    assert "has no {} where the concept goes" in refused(DissectSpec, **WHOLE, prompt="a photo of a")
+
+
+def test_at_least_one_layer_is_named() -> None:
+    with pytest.raises(ValidationError, match="layers"):
+        RecordSpec(probe="images", target="sample", layers=())
+
+
+@pytest.mark.parametrize(
+    ("similarity", "name", "value"),
+    [
+        (similarity, name, 1 if name in ("top_k", "num_permutations", "seed") else 0.5)
+        for similarity in HYPERPARAMETERS
+        for name in sorted({name for names in HYPERPARAMETERS.values() for name in names})
+    ],
+)
+def test_a_hyperparameter_is_taken_by_its_own_functions_only(similarity: str, name: str, value: float) -> None:
+    if name in HYPERPARAMETERS[similarity]:
+        spec = DissectSpec(**WHOLE, similarity=similarity, **{name: value})  # type: ignore[arg-type]
+        assert spec.hyperparameters() == {name: value}
+        return
+    message = refused(DissectSpec, **WHOLE, similarity=similarity, **{name: value})
+    assert f"--{name.replace('_', '-')} is no hyperparameter of {similarity}" in message
+    for own in HYPERPARAMETERS[similarity]:
+        assert f"--{own.replace('_', '-')}" in message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"top_k": 0}, {"a": 0}, {"p_start": 1}, {"ranks": 0}, {"top_images": 0}, {"batch_size": 0}, {"limit": 0}],
+    ids=str,
+)
+def test_a_number_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        DissectSpec(**WHOLE, **wrong)
+
+
+def test_parameters_are_read_without_torch_and_prefect() -> None:
+    code = "import sys, tasks.spec; print([m for m in ('torch', 'prefect', 'numpy', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
