@@ -55,7 +55,7 @@ def shard(spec_file: Path | None, **options: Any) -> None:
         from flows.shard_probe import shard_probe
 
         probe = shard_probe.with_options(task_runner=runner)(spec)
-        click.echo(f"{probe.num_images:,} images in {probe.num_shards} shards, {probe.num_rejects} refused.")
+        click.echo(f"{probe.num_images:,} images, {probe.num_shards:,} shards, {probe.num_rejects:,} files refused.")
         click.echo(f"Shards and index: {probe.folder.url}")
 
 
@@ -229,8 +229,9 @@ def _message(error: Exception) -> str:
         return error.strerror
     if isinstance(error, ValidationError):
         return "\n".join(str(problem["msg"]) for problem in error.errors())
-    known = type(error).__module__.partition(".")[0] in ("tasks", "storage", "flows")
+    # KeyError shows its message in quotes, as if it were a key.
     text = str(error.args[0] if isinstance(error, LookupError) and error.args else error) or type(error).__name__
+    known = type(error).__module__.partition(".")[0] in ("tasks", "storage", "flows")
     return text if known else f"{type(error).__name__}: {text} (`clip-dissect --debug …` shows where)"
 
 

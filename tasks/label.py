@@ -63,10 +63,10 @@ class LabelPlan:
         """Label table of a layer: a row per neuron and rank."""
         return read_parquet(self.store.labels(self.digest, layer), LABELS)
 
-    def first_labels(self, layer: str) -> list[dict[str, Any]]:
-        """First labels of a layer as plain rows, for people to look at."""
+    def first_labels(self, layer: str, most: int = 1_000) -> list[dict[str, Any]]:
+        """First labels of a layer's first neurons as plain rows, for people to look at."""
         labels = self.labels(layer)
-        first = labels.loc[labels["rank"] == 1, ["neuron", "concept", "similarity"]]
+        first = labels.loc[labels["rank"] == 1, ["neuron", "concept", "similarity"]].head(most)
         rows: list[dict[str, Any]] = first.to_dict("records")  # type: ignore[assignment]
         return rows
 

@@ -15,6 +15,7 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.tables import read_parquet, write_csv, write_parquet
@@ -90,11 +91,11 @@ def descriptions(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_run(out: Folder) -> dict[str, Any]:
-    """`run.json` of a published run. Raises `FileNotFoundError` with the way out."""
+    """`run.json` of a published run. Raises `IncompleteError`."""
     try:
         run: dict[str, Any] = out.read_json(RUN)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
+        raise IncompleteError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
     return run
 
 

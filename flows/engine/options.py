@@ -12,8 +12,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.spec import Group
+from tasks.spec import DissectSpec, Group
 
+#: Parameters of a whole run.
+EVERYTHING = DissectSpec.model_fields
 SpecT = TypeVar("SpecT", bound=Group)
 
 
@@ -63,9 +65,9 @@ def spec_options(spec: type[Group]) -> Callable[[Callable[..., None]], Callable[
 def build_spec(spec: type[SpecT], spec_file: Path | None, options: dict[str, Any]) -> SpecT:
     """The spec of a command line. Raises `SpecError` with all that is wrong."""
     values = _read(spec_file) if spec_file else {}
-    values = {name: value for name, value in values.items() if name in spec.model_fields or spec_file is None} | {
-        name: value for name, value in options.items() if value is not None
-    }
+    # The file of a whole run serves its stages too; what no run knows is refused below.
+    values = {name: value for name, value in values.items() if name in spec.model_fields or name not in EVERYTHING}
+    values |= {name: value for name, value in options.items() if value is not None}
     try:
         return spec(**values)
     except ValidationError as error:

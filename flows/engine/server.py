@@ -75,8 +75,10 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
         with temporary_settings({PREFECT_API_URL: url}):
             try:
                 yield url
-            finally:
-                _wait_for_records(url)
+            except BaseException:
+                _wait_for_records(url, STALLED_SECONDS / 5)  # tasks that never began will have no record
+                raise
+            _wait_for_records(url, STALLED_SECONDS)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         process.stdin.close()
@@ -110,22 +112,22 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     raise RuntimeError(f"The Prefect server of this run at {url} was not healthy after {STARTUP_SECONDS:.0f} s.")
 
 
-def _wait_for_records(url: str) -> None:
+def _wait_for_records(url: str, patience: float) -> None:
     """Waits until the server has written the end of every task that was followed.
 
     Records go there as events, which it writes some time after they arrive; a task that never began has none, so
-    the wait also ends when nothing has come in for a while.
+    the wait also ends when nothing has come in for `patience` seconds.
     """
     import httpx
     from prefect.events.worker import EventsWorker
 
     from flows.engine.progress import followed
 
-    EventsWorker.drain_all(timeout=STALLED_SECONDS)
+    EventsWorker.drain_all(timeout=patience)
     ended = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
     body = {"task_runs": {"id": {"any_": [str(task_run) for task_run in followed]}, "state": ended}}
     seen, since = -1, time.monotonic()
-    while seen < len(followed) and time.monotonic() - since < STALLED_SECONDS:
+    while seen < len(followed) and time.monotonic() - since < patience:
         found = httpx.post(f"{url}/task_runs/count", json=body, timeout=30).json()
         if found != seen:
             seen, since = found, time.monotonic()

@@ -185,8 +185,8 @@ def _blown_up(rng: np.random.Generator, cell: int) -> Grid:
 
 
 def _clouds(rng: np.random.Generator) -> Grid:
-    """Smooth noise in [0, 1): five by five heights with straight lines between them."""
-    heights = rng.random((6, 6)).astype(np.float32)
+    """Smooth noise in [0, 1): random heights every 16 pixels, with straight lines between them."""
+    heights = rng.random((6, 6)).astype(np.float32)  # the last row and column lie beyond the picture
     place = np.arange(SIZE * _OVERSAMPLING, dtype=np.float32) * np.float32(4 / (SIZE * _OVERSAMPLING))
     low = place.astype(np.intp)
     part = place - low.astype(np.float32)

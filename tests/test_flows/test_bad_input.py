@@ -13,6 +13,9 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from flows.__main__ import cli
+from tasks.models.errors import ModelError
+from tasks.preflight import preflight
+from tasks.spec import DissectSpec
 from tests.tiny_models import ColourNet
 
 Clip = Callable[..., Result]
@@ -41,7 +44,7 @@ def refused(result: Result, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("parameters", "words"),
     [
         ({"layers": ("haed",)}, ["no layer 'haed'", "Nearest: head"]),
         ({"target": "torchvision:resnet5"}, ["no torchvision network 'resnet5'", "resnet50"]),
@@ -50,21 +53,41 @@ def refused(result: Result, *words: str) -> None:
         ({"target": "no.such.module:f"}, ["no Python module"]),
         ({"target": "tests.tiny_models:colour"}, ["no function 'colour'", "colours"]),
         ({"target": "tests.tiny_models:not_a_network"}, ["int", "not a torch.nn.Module"]),
-        ({"probe": "/no/such/folder"}, ["no folder /no/such/folder"]),
         ({"checkpoint": "/no/such.safetensors"}, ["no checkpoint file"]),
         ({"concepts": "comon-20k"}, ["no concept file comon-20k", "common-20k"]),
-        ({"image_embeddings": None}, ["Nothing embeds the images", "--clip"]),
-        ({"similarity": "softwpmi"}, ["soft_wpmi"]),
-        ({"similarity": "cos"}, ["--top-k is no hyperparameter of cos"]),
         ({"device": "cuda:7"}, ["no device cuda:7"]),
         ({"summary": "class_token"}, ["class_token needs tokens", "map"]),
+        ({"image_embeddings": None, "clip": "ViT-B-61/openai"}, ["no CLIP model 'ViT-B-61'", "ViT-B-16"]),
+        ({"image_embeddings": None, "clip": "ViT-B-16"}, ["needs weights", "openai"]),
+        ({"image_embeddings": None, "concept_embeddings": None}, ["Nothing embeds the images", "--clip"]),
+        ({"similarity": "cos"}, ["--top-k is no hyperparameter of cos"]),
         ({"prompt": "a photo"}, ["has no {}"]),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_is_named_before_any_image_is_read(
+    parameters: dict[str, Any], words: list[str], tiny: dict[str, Any]
+) -> None:
+    with pytest.raises((LookupError, ValueError, ModelError)) as error:
+        preflight(DissectSpec(**(tiny | parameters)))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layers": ("haed",)}, ["Error: There is no layer 'haed'. Nearest: head"]),
+        ({"probe": "/no/such/folder"}, ["Error: There is no folder /no/such/folder"]),
+        ({"similarity": "softwpmi"}, ["soft_wpmi"]),
         ({"top_k": 0}, ["--top-k"]),
         ({"target": None}, ["--target is needed"]),
     ],
-    ids=lambda value: next(iter(value.items()))[0] if isinstance(value, dict) else None,
+    ids=str,
 )
-def test_the_error_names_what_is_wrong(options: dict[str, Any], words: list[str], clip_dissect: Clip) -> None:
+def test_the_command_says_it_without_a_traceback(
+    options: dict[str, Any], words: list[str], clip_dissect: Clip
+) -> None:
     refused(clip_dissect(**options), *words)
 
 

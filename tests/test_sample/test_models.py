@@ -83,12 +83,12 @@ def test_clip_takes_drawings_as_they_are(clip, images):
 
 @pytest.mark.parametrize("field", ["shape", "colour", "texture", "background", "background_colour"])
 def test_clip_knows_every_property(clip, images, probe, field):
-    assert naming_accuracy(clip[0], images, probe[1], field) >= 0.8
+    assert naming_accuracy(clip[0], images, probe[1], field) >= 0.95
 
 
 def test_dissection_finds_the_classes_of_the_head(clip, images, layers):
     right = [a == b for a, b in zip(_labels(clip[0], images, layers["head"]), words(CLASSES), strict=True)]
-    assert sum(right) >= 18
+    assert sum(right) >= 18  # the shipped weights get all 20
 
 
 def test_dissection_of_shuffled_pictures_finds_nothing(clip, images, layers):

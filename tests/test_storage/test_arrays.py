@@ -170,7 +170,9 @@ def data_file(folder: Folder) -> Path:
     return Path(folder.url) / "conv1" / "c" / "0" / "0"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None, derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None, derandomize=True
+)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_never_read_as_a_value(disk: Folder, position: float, bit: int) -> None:
     folder, rows = disk / uuid.uuid4().hex, groups(NUM_IMAGES)[0]
@@ -217,7 +219,7 @@ def test_a_full_disk_is_said_with_the_way_out(disk: Folder, monkeypatch: pytest.
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(OSError, match="No space left to write.*--store") as caught:
+    with pytest.raises(OSError, match=r"No space left to write.*--store") as caught:
         write_group(disk.url, groups(NUM_IMAGES)[0], 3)
     assert caught.value.errno == errno.ENOSPC
     assert arrays.shape(group, "conv1") == (NUM_IMAGES, 3)

@@ -143,7 +143,13 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("url", "local"),
-    [("/data", True), ("data/x", True), ("s3://bucket/x", False), ("memory://x", False), ("zip::s3://b/x.zip", False)],
+    [
+        ("/data", True),
+        ("data/x", True),
+        ("s3://bucket/x", False),
+        ("memory://x", False),
+        ("zip::s3://b/x.zip", False),
+    ],
 )
 def test_a_url_with_a_protocol_is_not_local(url: str, local: bool) -> None:
     assert is_local(url) is local

@@ -49,7 +49,9 @@ def test_all_rows_come_back_in_order(folder: Folder) -> None:
     assert list(read_images(folder, index)) == [(row, member.data) for row, member in enumerate(MEMBERS)]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None, derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None, derandomize=True
+)
 @given(rows=st.lists(st.integers(0, len(MEMBERS) - 1), unique=True))
 def test_any_rows_in_any_order_come_back_as_asked(folder: Folder, rows: list[int]) -> None:
     index = write(folder, MEMBERS[:5], MEMBERS[5:])
@@ -145,7 +147,9 @@ def gives_the_right_bytes_or_says_what_is_damaged(folder: Folder, index: pd.Data
         assert "000.tar" in str(error)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None, derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None, derandomize=True
+)
 @given(length=st.integers(0, 9_000), first=st.integers(0, len(MEMBERS) - 1))
 def test_a_shard_cut_anywhere_gives_the_right_bytes_or_is_damaged(disk: Folder, length: int, first: int) -> None:
     index = write(disk, MEMBERS)
@@ -153,7 +157,9 @@ def test_a_shard_cut_anywhere_gives_the_right_bytes_or_is_damaged(disk: Folder, 
     gives_the_right_bytes_or_says_what_is_damaged(disk, index.iloc[first:])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None, derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None, derandomize=True
+)
 @given(position=st.integers(0, 9_000), bit=st.integers(0, 7), first=st.integers(0, len(MEMBERS) - 1))
 def test_a_flipped_bit_anywhere_gives_the_right_bytes_or_is_damaged(
     disk: Folder, position: int, bit: int, first: int

@@ -113,7 +113,7 @@ def test_a_folder_without_images_says_how_many_files_it_has_and_which_endings_co
 
 
 def test_a_folder_that_is_not_there_is_named(folder: Folder) -> None:
-    with pytest.raises(SourceError, match="There is no folder .*--probe") as caught:
+    with pytest.raises(SourceError, match=r"There is no folder .*--probe") as caught:
         list_images(folder.url)
     assert folder.url in str(caught.value)
 

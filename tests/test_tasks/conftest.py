@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from storage import arrays
 from storage.completion import Rows
-from tasks.label import LabelPlan, label_layer, plan_labels
 from tasks.concepts import concept_embeddings_of, embed_concepts
+from tasks.label import LabelPlan, label_layer, plan_labels
 from tasks.models.clip import load_clip
 from tasks.models.targets import load_target
 from tasks.observe import EMBEDDINGS, ObservationPlan, observe, plan_observation

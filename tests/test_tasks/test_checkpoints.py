@@ -150,14 +150,18 @@ def test_a_file_that_would_run_code_is_refused_with_the_way_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt", "weights"])
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 torn", b"\x80\x02}q", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"PK\x03\x04 torn", b"\x80\x02}q", b"\x89PNG\r\n\x1a\n"]
+)
 def test_a_foreign_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
         read_checkpoint(str(tmp_path / name))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None, derandomize=True)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None, derandomize=True
+)
 @given(kind=st.sampled_from(["new.pt", "old.pt", "x.safetensors"]), cut=st.floats(0, 1), byte=st.integers(0, 255))
 def test_a_torn_or_damaged_file_is_refused_or_read(tmp_path: Path, kind: str, cut: float, byte: int) -> None:
     path = tmp_path / kind

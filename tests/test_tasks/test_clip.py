@@ -80,12 +80,12 @@ def test_missing_weights_are_answered_with_those_there_are() -> None:
 
 
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match="'ViT-B32'.*Nearest: .*ViT-B-32"):
+    with pytest.raises(UnknownNameError, match=r"'ViT-B32'.*Nearest: .*ViT-B-32"):
         load_clip("ViT-B32/openai", None, "cpu")
 
 
 def test_unknown_weights_are_answered_with_those_there_are() -> None:
-    with pytest.raises(ModelError, match="opnai.*openai") as caught:
+    with pytest.raises(ModelError, match=r"opnai.*openai") as caught:
         load_clip("ViT-B-32/opnai", None, "cpu")
     assert "network" not in str(caught.value)
 

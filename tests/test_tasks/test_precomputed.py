@@ -75,7 +75,9 @@ def test_a_key_is_a_path_to_the_letter(tmp_path: Path, path: str) -> None:
 
 def test_images_without_a_row_are_counted_and_shown(tmp_path: Path) -> None:
     file = embeddings_file(tmp_path, "cat/1.jpg\n1.jpg\n2.jpg\n")
-    with pytest.raises(EmbeddingsError, match=r"2 of 3 probe images have no row among the 3 of .*x\.keys\.txt") as caught:
+    with pytest.raises(
+        EmbeddingsError, match=r"2 of 3 probe images have no row among the 3 of .*x\.keys\.txt"
+    ) as caught:
         file.rows(PATHS, Rows(0, 1))
     assert "first: 'cat/2.jpg'; its first key: 'cat/1.jpg'" in str(caught.value)
 
@@ -190,7 +192,7 @@ def test_a_run_whose_inputs_fit_starts(bench: Bench) -> None:
 
 def test_embeddings_of_two_models_are_refused_before_the_work_with_both_numbers(bench: Bench) -> None:
     np.save(bench.concept_embeddings, np.ones((4, 5), np.float32))
-    with pytest.raises(EmbeddingsError, match="3.*5|5.*3"):
+    with pytest.raises(EmbeddingsError, match=r"3.*5|5.*3"):
         preflight(bench.spec())
 
 

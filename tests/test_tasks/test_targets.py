@@ -229,18 +229,24 @@ def test_a_module_that_lacks_a_module_names_that_one(project: Path) -> None:
 # ------------------------------------------------------------------------------------------------ no network
 
 
+DOWN = URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
 OFFLINE = [
-    URLError(socket.gaierror(-3, "Temporary failure in name resolution")),
-    TimeoutError("timed out"),
-    LocalEntryNotFoundError("Cannot find the file in the cache and outgoing traffic is disabled"),
-    httpx.ConnectError("[Errno -3] Temporary failure in name resolution"),
-    httpx.ReadTimeout("timed out"),
-    RuntimeError('invalid hash value (expected "abc", got "def")'),
+    (TORCHVISION, DOWN),
+    (TORCHVISION, TimeoutError("timed out")),
+    (TORCHVISION, RuntimeError('invalid hash value (expected "abc", got "def")')),
+    *(
+        (name, failure)
+        for name in (TIMM, "open_clip:ViT-B-32/openai")
+        for failure in (
+            LocalEntryNotFoundError("Cannot find the file in the cache and outgoing traffic is disabled"),
+            httpx.ConnectError("[Errno -3] Temporary failure in name resolution"),
+            httpx.ReadTimeout("timed out"),
+        )
+    ),
 ]
 
 
-@pytest.mark.parametrize("failure", OFFLINE, ids=lambda failure: type(failure).__name__)
-@pytest.mark.parametrize("name", [TORCHVISION, TIMM, "open_clip:ViT-B-32/openai"])
+@pytest.mark.parametrize(("name", "failure"), OFFLINE, ids=lambda value: getattr(value, "args", (value,))[0])
 def test_without_a_network_the_way_out_is_a_file(
     name: str, failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,106 @@
+"""The Prefect server that a run brings: its records are complete, and nothing leaves it behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+NUM_TASKS = 150
+PROGRAM = f"""
+import sys
+from flows.engine.server import prefect_server
+
+with prefect_server() as url:
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from flows.engine.progress import follow
+
+    @task(cache_policy=NO_CACHE)
+    def one(i):
+        return i
+
+    @flow
+    def many():
+        follow("count", [(one.submit(i), 1) for i in range({NUM_TASKS})])
+
+    many()
+    print(url, flush=True)
+    if sys.argv[1] == "hang":
+        import time
+        time.sleep(120)
+"""
+
+
+def start(mode: str, home: Path) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, mode],
+        env=environment | {"PREFECT_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_every_task_of_a_run_is_on_record(tmp_path: Path) -> None:
+    import sqlite3
+
+    run = start("end", tmp_path)
+    output, _ = run.communicate(timeout=180)
+    assert run.returncode == 0
+    assert not is_up(output.strip())
+    with sqlite3.connect(tmp_path / "prefect.db") as database:
+        counted = dict(database.execute("select state_type, count(*) from task_run group by state_type"))
+    assert counted == {"COMPLETED": NUM_TASKS}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a thing of POSIX")
+def test_the_server_dies_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    run = start("hang", tmp_path)
+    assert run.stdout is not None
+    url = run.stdout.readline().strip()
+    assert is_up(url)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    until = time.monotonic() + 20
+    while is_up(url) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_up(url)
+
+
+def test_a_configured_server_is_the_one_used(prefect_api: str) -> None:
+    from flows.engine.server import prefect_server
+
+    with prefect_server() as url:
+        assert url == prefect_api
+
+
+def test_runs_tasks_and_artifacts_say_what_they_are_about(prefect_api: str, base: dict[str, object]) -> None:
+    del base  # it has run
+
+    def names(what: str, field: str) -> set[str]:
+        return {row[field] for row in httpx.post(f"{prefect_api}/{what}/filter", json={}, timeout=30).json()}
+
+    flows = names("flow_runs", "name")
+    assert "dissect tests.tiny_models:colours" in flows
+    assert "embed with precomputed embeddings, record tests.tiny_models:colours conv,head" in flows
+    assert {"labels-conv", "labels-head", "progress-label"} <= names("artifacts", "key")
+    until = time.monotonic() + 30  # task records are written some time after their tasks end
+    wanted = {"shard 0", "index", "observe images 0-47: embeddings, conv, head", "label conv", "label head"}
+    while not wanted <= names("task_runs", "name") and time.monotonic() < until:
+        time.sleep(0.2)
+    assert wanted <= names("task_runs", "name")

@@ -1,0 +1,288 @@
+"""Embeddings and activations: those of a plain forward pass, each recorded once, nothing half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from storage import arrays
+from storage.errors import EmbeddingsError, IdentityError, ShardError
+from tasks import images as decoding
+from tasks import observe as observing
+from tasks.dissection.errors import LayerError, UnknownNameError
+from tasks.models.clip import load_clip
+from tasks.observe import observe, plan_observation
+from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, observed, shard
+from tests.tiny_models import ColourNet, to_tensor
+
+
+def inputs(bench: Bench) -> Tensor:
+    """The preprocessed probe images in row order, read without the product."""
+    files = sorted((path for path in bench.images.rglob("*.*")), key=lambda path: str(path.relative_to(bench.images)))
+    return torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 48, 100])
+def test_activations_are_those_of_a_plain_forward_pass(bench: Bench, batch_size: int) -> None:
+    spec = bench.spec(batch_size=batch_size)
+    plan = observed(shard(spec), None, spec)
+    with torch.inference_mode():
+        net, x = ColourNet(), inputs(bench)
+        conv, head = net.conv(x).mean((2, 3)).numpy(), net(x).numpy()
+    assert np.allclose(activations(plan, "conv"), conv, atol=1e-6)
+    assert np.allclose(activations(plan, "head"), head, atol=1e-6)
+
+
+def test_max_is_another_summary_and_lies_beside_mean(bench: Bench) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    mean, largest = observed(probe, None, spec), observed(probe, None, bench.spec(summary="max"))
+    with torch.inference_mode():
+        expected = ColourNet().conv(inputs(bench)).amax((2, 3)).numpy()
+    assert np.allclose(activations(largest, "conv"), expected, atol=1e-6)
+    assert not np.allclose(activations(mean, "conv"), expected, atol=1e-2)
+
+
+def test_embeddings_are_those_of_the_model(bench: Bench, tiny_clip: TinyClip) -> None:
+    spec = bench.spec(image_embeddings=None, **tiny_clip.options)
+    plan = observed(shard(spec), spec, None)
+    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint), "cpu")
+    files = sorted(bench.images.rglob("*.*"), key=lambda path: str(path.relative_to(bench.images)))
+    batch = torch.stack([clip.preprocess(Image.open(file).convert("RGB")) for file in files])
+    assert np.allclose(image_embeddings(plan), clip.embed_images(batch).numpy(), atol=1e-5)
+
+
+def test_precomputed_embeddings_are_stored_in_row_order(bench: Bench) -> None:
+    spec = bench.spec()
+    found = image_embeddings(observed(shard(spec), spec, None))
+    assert np.allclose(np.linalg.norm(found, axis=1), 1)
+    assert found.argmax(1)[:12].tolist() == [2] * 12  # blue comes first
+    assert found.argmax(1)[36:].tolist() == [0] * 12  # and red last
+
+
+def test_a_second_run_finds_nothing_missing(bench: Bench) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    assert len(observed(probe, spec, spec).missing) == 1
+    assert plan_observation(probe, spec, spec).missing == ()
+
+
+@pytest.fixture
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four shard groups of 16 images at most."""
+    monkeypatch.setattr("storage.completion.ROWS_UNIT", 16)
+    monkeypatch.setattr("storage.completion.MAX_GROUPS", 4)
+
+
+@pytest.mark.usefixtures("_small_groups")
+def test_a_stopped_run_goes_on_with_the_groups_that_are_missing(bench: Bench) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    plan = plan_observation(probe, spec, spec)
+    assert len(plan.missing) == 3
+    observe.fn(plan, plan.missing[1])
+    rest = plan_observation(probe, spec, spec).missing
+    assert rest == (plan.missing[0], plan.missing[2])
+    assert np.isnan(activations(plan, "head")[:16]).all()
+    for work in rest:
+        observe.fn(plan, work)
+    assert np.isfinite(activations(plan, "head")).all()
+    assert plan_observation(probe, spec, spec).missing == ()
+
+
+@pytest.mark.usefixtures("_small_groups")
+def test_groups_of_any_size_give_the_same_values(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = bench.spec()
+    small = observed(shard(spec), spec, spec)
+    monkeypatch.setattr("storage.completion.ROWS_UNIT", 256)
+    whole_spec = bench.spec(store=f"{bench.store}-2", images_per_shard=48)
+    whole = observed(shard(whole_spec), whole_spec, whole_spec)
+    assert (len(small.missing), len(whole.missing)) == (3, 1)
+    for layer in ("conv", "head"):
+        assert np.array_equal(activations(small, layer), activations(whole, layer))
+    assert np.array_equal(image_embeddings(small), image_embeddings(whole))
+
+
+def test_a_new_layer_records_only_that_layer(bench: Bench) -> None:
+    spec = bench.spec(layers=("head",))
+    probe = shard(spec)
+    before = activations(observed(probe, spec, spec), "head")
+    plan = plan_observation(probe, spec, bench.spec(layers=("head", "conv")))
+    assert [(work.layers, work.embeddings) for work in plan.missing] == [(("conv",), False)]
+    observe.fn(plan, plan.missing[0])
+    assert np.array_equal(activations(plan, "head"), before)
+    assert np.isfinite(activations(plan, "conv")).all()
+
+
+def test_new_embeddings_record_no_layer_again(bench: Bench, tiny_clip: TinyClip) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    observed(probe, spec, spec)
+    other = bench.spec(image_embeddings=None, **tiny_clip.options)
+    assert [(work.layers, work.embeddings) for work in plan_observation(probe, other, other).missing] == [((), True)]
+
+
+def test_an_image_is_decoded_once_for_both_models(
+    bench: Bench, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(observing, "decode", lambda data: decoded.append(1) or decoding.decode(data))
+    spec = bench.spec(image_embeddings=None, **tiny_clip.options)
+    plan = observed(shard(spec), spec, spec)
+    assert len(decoded) == 48
+    assert np.isfinite(activations(plan, "head")).all()
+    assert np.isfinite(image_embeddings(plan)).all()
+
+
+def test_precomputed_embeddings_decode_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    monkeypatch.setattr(observing, "decode", None)
+    assert np.isfinite(image_embeddings(observed(probe, spec, None))).all()
+
+
+class Wide(nn.Module):
+    """Two layers with different numbers of neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+def wide() -> tuple[nn.Module, v2.Compose]:
+    torch.manual_seed(0)
+    return Wide(), to_tensor
+
+
+def hostile() -> tuple[nn.Module, v2.Compose]:
+    """A network whose layers are called like paths."""
+    net = nn.Sequential()
+    for name in ("a/b", "zürich", "zarr,json"):
+        net.add_module(name, nn.Conv2d(3, 3, 1))
+    return net, to_tensor
+
+
+class Uneven:
+    """A preprocessing that leaves every image its own size."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True)
+
+
+def uneven() -> tuple[nn.Module, Uneven]:
+    return ColourNet(), Uneven()
+
+
+def test_plain_xarray_opens_layers_of_different_widths(bench: Bench) -> None:
+    spec = bench.spec(target=f"{__name__}:wide", layers=("a", "b"))
+    of = observed(shard(spec), None, spec).activations
+    assert of is not None
+    with xarray.open_zarr(of.store.activations(of.digest), consolidated=False) as dataset:
+        assert dataset["a"].shape == (48, 2)
+        assert dataset["b"].shape == (48, 5)
+        assert dataset["a"].dims[0] == dataset["b"].dims[0] == "image"
+
+
+def test_layers_of_any_name_are_recorded_apart(bench: Bench) -> None:
+    layers = ("a/b", "zürich", "zarr,json")
+    spec = bench.spec(target=f"{__name__}:hostile", layers=layers)
+    plan = observed(shard(spec), None, spec)
+    found = [activations(plan, layer) for layer in layers]
+    assert np.isfinite(found).all()
+    assert not np.allclose(found[0], found[1])
+    assert plan_observation(plan.probe, None, spec).missing == ()
+
+
+def test_nan_activations_are_refused_with_layer_and_image_and_nothing_is_marked(bench: Bench) -> None:
+    spec = bench.spec(target="tests.tiny_models:nans", layers=("body",))
+    probe = shard(spec)
+    with pytest.raises(LayerError, match=r"'body' gives NaN .* on 12 of 48 images \(first: red/00\.jpg\)"):
+        observed(probe, None, spec)
+    assert len(plan_observation(probe, None, spec).missing) == 1
+
+
+def test_a_layer_that_is_fine_in_a_network_that_ends_in_nan_is_recorded(bench: Bench) -> None:
+    spec = bench.spec(target="tests.tiny_models:nans", layers=("body.head",))
+    assert np.isfinite(activations(observed(shard(spec), None, spec), "body.head")).all()
+
+
+def test_nan_embeddings_are_refused(bench: Bench, tiny_clip: TinyClip) -> None:
+    weights = load_file(tiny_clip.checkpoint)
+    weights["visual.proj"].fill_(torch.nan)
+    save_file(weights, tiny_clip.checkpoint)
+    spec = bench.spec(image_embeddings=None, **tiny_clip.options)
+    probe = shard(spec)
+    with pytest.raises(Exception, match="NaN"):
+        observed(probe, spec, None)
+    assert len(plan_observation(probe, spec, None).missing) == 1
+
+
+def test_keys_that_do_not_match_are_refused_before_any_image_is_decoded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Path(str(bench.image_embeddings).removesuffix(".npy") + ".keys.txt")
+    keys.write_text(keys.read_text().replace("red/", "rot/"))
+    spec = bench.spec()
+    probe = shard(spec)
+    monkeypatch.setattr(observing, "decode", None)
+    with pytest.raises(EmbeddingsError, match=r"12 of 48 probe images have no row among the 48"):
+        plan_observation(probe, spec, spec)
+
+
+def test_images_of_different_sizes_that_are_not_resized_are_refused_clearly(bench: Bench) -> None:
+    Image.new("RGB", (31, 17)).save(bench.images / "odd.png")
+    spec = bench.spec(target=f"{__name__}:uneven", layers=("head",))
+    with pytest.raises(Exception, match=r"(?i)preprocess"):
+        observed(shard(spec), None, spec)
+
+
+def test_a_damaged_shard_is_named_and_nothing_is_marked(bench: Bench) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    data = probe.folder.read("shard-000001.tar")
+    probe.folder.write("shard-000001.tar", data[: len(data) // 2])
+    with pytest.raises(ShardError, match=r"shard-000001\.tar"):
+        observed(probe, None, spec)
+    assert len(plan_observation(probe, None, spec).missing) == 1
+
+
+def test_an_unknown_layer_is_refused_when_planning(bench: Bench) -> None:
+    spec = bench.spec(layers=("heda",))
+    with pytest.raises(UnknownNameError, match="Nearest: head"):
+        plan_observation(shard(spec), None, spec)
+
+
+def test_another_network_never_reuses_activations(bench: Bench, tmp_path: Path) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    before = observed(probe, None, spec).activations
+    weights = ColourNet().state_dict()
+    weights["head.weight"][0, 0] += 2**-20
+    save_file(weights, tmp_path / "weights.safetensors")
+    plan = plan_observation(probe, None, bench.spec(checkpoint=str(tmp_path / "weights.safetensors")))
+    assert before is not None and plan.activations is not None
+    assert plan.activations.digest != before.digest
+    assert len(plan.missing) == 1
+
+
+def test_a_store_that_was_copied_together_by_hand_is_refused(bench: Bench) -> None:
+    spec = bench.spec()
+    probe = shard(spec)
+    of = observed(probe, None, spec).activations
+    assert of is not None
+    group: Any = arrays.open_group(of.store.activations(of.digest), of.identity)
+    group.attrs["identity"] = {**of.identity, "weights": "other"}
+    with pytest.raises(IdentityError, match="weights: stored 'other'"):
+        plan_observation(probe, None, spec)

@@ -1,0 +1,195 @@
+"""What a run hands out: tables that other tools read, and nothing stale."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tasks.label import DEAD
+from tasks.publish import (
+    DESCRIPTIONS,
+    FILES,
+    LABELS,
+    REJECTS,
+    RUN,
+    SPEC,
+    TOP_IMAGES,
+    PublishPlan,
+    descriptions,
+    plan_publication,
+    publish,
+    read_run,
+)
+from tasks.spec import DissectSpec
+from tests.test_tasks.conftest import Bench, labelled
+
+
+def published(spec: DissectSpec) -> tuple[PublishPlan, dict[str, Any]]:
+    plan = plan_publication(labelled(spec), spec)
+    if not plan.is_done:
+        publish.fn(plan)
+    return plan, plan.out.read_json(RUN)
+
+
+def is_done(spec: DissectSpec) -> bool:
+    return plan_publication(labelled(spec), spec).is_done
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_descriptions_have_exactly_the_columns_that_other_tools_read(bench: Bench, out: Path) -> None:
+    published(bench.spec(out=str(out)))
+    with (out / DESCRIPTIONS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["layer", "unit", "description", "similarity"]
+    assert [(row["layer"], row["unit"], row["description"]) for row in rows[:5]] == [
+        ("conv", "0", "red"),
+        ("conv", "1", "green"),
+        ("conv", "2", "blue"),
+        ("conv", "3", DEAD),
+        ("head", "0", "red"),
+    ]
+    assert all(float(row["similarity"]) is not None for row in rows)
+
+
+def test_descriptions_hold_the_first_label_of_every_neuron_once() -> None:
+    labels = pd.DataFrame(
+        {
+            "layer": ["a", "a", "a", "b"],
+            "neuron": [0, 0, 1, 0],
+            "rank": [1, 2, 1, 1],
+            "concept": ["x", "y", DEAD, "z"],
+            "similarity": [2.0, 1.0, 0.0, 3.0],
+            "is_dead": [False, False, True, False],
+        }
+    )
+    assert descriptions(labels).values.tolist() == [["a", 0, "x", 2.0], ["a", 1, DEAD, 0.0], ["b", 0, "z", 3.0]]
+
+
+def test_top_images_name_images_by_their_paths(bench: Bench, out: Path) -> None:
+    published(bench.spec(out=str(out), top_images=3))
+    top = pd.read_parquet(out / TOP_IMAGES)
+    assert {"layer", "neuron", "rank", "image", "activation"} <= set(top.columns)
+    assert top.groupby(["layer", "neuron"]).size().tolist() == [3] * 8
+    of_red = top[(top["layer"] == "head") & (top["neuron"] == 0)]
+    assert of_red["image"].str.startswith("red/").all()
+    assert all((bench.images / image).is_file() for image in top["image"])
+
+
+def test_every_file_is_there_as_run_json_says(bench: Bench, out: Path) -> None:
+    _, run = published(bench.spec(out=str(out)))
+    assert set(run["files"]) == set(FILES)
+    for name, sha256 in run["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == sha256
+    assert run["counts"] | {"images": 48, "rejects": 0, "concepts": 4} == run["counts"]
+    assert run["layers"]["conv"]["dead"] == 1
+    json.dumps(run, allow_nan=False)
+
+
+def test_the_written_spec_runs_the_same_again(bench: Bench, out: Path) -> None:
+    spec = bench.spec(out=str(out), a=7.5)
+    published(spec)
+    assert DissectSpec(**yaml.safe_load((out / SPEC).read_text())) == spec
+
+
+def test_a_second_publication_is_done(bench: Bench, out: Path) -> None:
+    spec = bench.spec(out=str(out))
+    published(spec)
+    assert is_done(spec)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["removed", "edited"])
+def test_a_harmed_file_is_published_again(bench: Bench, out: Path, name: str, harm: str) -> None:
+    spec = bench.spec(out=str(out))
+    published(spec)
+    before = (out / name).read_bytes()
+    if harm == "removed":
+        (out / name).unlink()
+    else:
+        (out / name).write_bytes(before + b" ")
+    assert not is_done(spec)
+    published(spec)
+    assert name == "report.html" or (out / name).read_bytes() == before
+    assert is_done(spec)
+
+
+def test_a_torn_run_json_is_published_again(bench: Bench, out: Path) -> None:
+    spec = bench.spec(out=str(out))
+    published(spec)
+    (out / RUN).write_text("{")
+    assert not is_done(spec)
+
+
+CHANGES: list[dict[str, Any]] = [{"top_images": 3}, {"ranks": 2}, {"layers": ("head",)}, {"layers": ("head", "conv")}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_another_setting_is_published_again(bench: Bench, out: Path, change: dict[str, Any]) -> None:
+    published(bench.spec(out=str(out)))
+    assert not is_done(bench.spec(out=str(out), **change))
+
+
+def test_refused_files_are_listed_with_reasons_and_noted(bench: Bench, out: Path) -> None:
+    (bench.images / "page.png").write_bytes(b"<html>")
+    _, run = published(bench.spec(out=str(out)))
+    rejects = pd.read_parquet(out / REJECTS)
+    assert rejects["path"].tolist() == ["page.png"]
+    assert run["counts"]["rejects"] == 1
+    assert any("1 files were refused" in note for note in run["notes"])
+
+
+def test_a_file_that_is_refused_since_is_published(bench: Bench, out: Path) -> None:
+    # The images are the same, so nothing else changes.
+    spec = bench.spec(out=str(out), images_per_shard=1000)
+    published(spec)
+    (bench.images / "zlast.png").write_bytes(b"<html>")
+    _, run = published(spec)
+    assert run["counts"]["rejects"] == 1
+    assert pd.read_parquet(out / REJECTS)["path"].tolist() == ["zlast.png"]
+
+
+def test_a_lowered_k_is_noted_with_both_numbers(bench: Bench, out: Path) -> None:
+    _, run = published(bench.spec(out=str(out), top_k=None))
+    assert run["notes"] == ["K is lowered from 100 to 48: the probe set has 48 images."]
+
+
+def test_blank_lines_of_the_concepts_are_noted(bench: Bench, out: Path) -> None:
+    bench.concepts.write_text("red\n\ngreen\nblue\n\ngrey\n")
+    _, run = published(bench.spec(out=str(out)))
+    assert run["notes"] == ["2 blank lines of the concept list are no concepts."]
+
+
+def test_accuracy_is_that_of_the_first_labels(bench: Bench, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "truth.txt").write_text("red\ngreen\nred\nmauve\n")
+    _, run = published(bench.spec(out=str(out), truth=str(tmp_path / "truth.txt"), ranks=5))
+    assert run["accuracy"]["layer"] == "head"
+    assert run["accuracy"]["top1"] == 0.5
+    assert run["accuracy"]["top5"] == 0.75
+
+
+def test_a_formula_in_a_concept_is_not_run_by_a_spreadsheet(bench: Bench, out: Path) -> None:
+    bench.concepts.write_text("=cmd()\ngreen\nblue\ngrey\n")
+    published(bench.spec(out=str(out)))
+    assert b"\n=cmd" not in (out / DESCRIPTIONS).read_bytes()
+    assert b",=cmd" not in (out / DESCRIPTIONS).read_bytes()
+    labels = pd.read_parquet(out / LABELS)
+    assert "=cmd()" in set(labels["concept"])
+
+
+def test_a_folder_without_a_run_says_so(tmp_path: Path, bench: Bench) -> None:
+    plan = plan_publication(
+        labelled(bench.spec(out=str(tmp_path / "empty"))), bench.spec(out=str(tmp_path / "empty"))
+    )
+    with pytest.raises(LookupError, match="is not the --out folder of a finished run"):
+        read_run(plan.out)

@@ -1,0 +1,230 @@
+"""Images into shards: nothing is lost, nothing is done twice, and content alone makes the probe's digest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from storage.errors import IncompleteError, SourceError
+from storage.shards import INDEX_COLUMNS, read_images
+from tasks.shard import finish_probe, finished_probe, make_shard, plan_shards
+from tasks.spec import ShardSpec
+from tests.test_tasks.conftest import Bench, shard
+
+
+@pytest.fixture
+def spec(images: Path, tmp_path: Path) -> ShardSpec:
+    return ShardSpec(probe=str(images), store=str(tmp_path / "store"), images_per_shard=20)
+
+
+def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (value, 0, 0)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_every_image_is_packed_with_its_own_bytes(spec: ShardSpec, images: Path) -> None:
+    probe = shard(spec)
+    index = probe.index()
+    assert (probe.num_images, probe.num_rejects, probe.num_shards) == (48, 0, 3)
+    assert list(index.columns) == INDEX_COLUMNS
+    assert index["row"].tolist() == list(range(48))
+    assert index["path"].tolist() == sorted(str(p.relative_to(images)) for p in images.rglob("*.*"))
+    assert index["shard"].value_counts().tolist() == [20, 20, 8]
+    for (row, data), entry in zip(read_images(probe.folder, index), index.itertuples(), strict=True):
+        original = (images / str(entry.path)).read_bytes()
+        assert (row, data) == (entry.row, original)
+        assert entry.sha256 == hashlib.sha256(original).hexdigest()
+        assert (entry.width, entry.height, entry.num_bytes) == (24, 20, len(original))
+        assert entry.label == str(entry.path).split("/")[0]
+
+
+def test_keys_of_the_index_are_those_in_the_shards(spec: ShardSpec) -> None:
+    probe = shard(spec)
+    for name, rows in probe.index().groupby("shard"):
+        with tarfile.open(fileobj=io.BytesIO(probe.folder.read(str(name)))) as tar:
+            assert [member.rsplit(".", 1)[0] for member in tar.getnames()] == rows["key"].tolist()
+
+
+@pytest.mark.parametrize("images_per_shard", [1, 7, 48, 1000])
+def test_any_number_of_images_per_shard_gives_the_same_index(spec: ShardSpec, images_per_shard: int) -> None:
+    wanted = [column for column in INDEX_COLUMNS if column not in ("shard", "offset")]
+    probe = shard(spec.model_copy(update={"images_per_shard": images_per_shard}))
+    assert probe.num_shards == -(-48 // images_per_shard)
+    pd.testing.assert_frame_equal(probe.index()[wanted], shard(spec).index()[wanted])
+
+
+def test_the_same_files_leave_nothing_to_do(spec: ShardSpec) -> None:
+    probe = shard(spec)
+    plan = plan_shards(spec)
+    assert plan.missing == ()
+    assert finish_probe.fn(plan) == probe
+
+
+def test_a_stopped_run_goes_on_with_the_shards_that_are_missing(spec: ShardSpec) -> None:
+    plan = plan_shards(spec)
+    make_shard.fn(plan.folder, plan.missing[1])
+    assert [part.number for part in plan_shards(spec).missing] == [0, 2]
+    with pytest.raises(IncompleteError, match=r"2 of 3 shards .*clip-dissect shard"):
+        finished_probe(spec)
+    assert shard(spec).num_images == 48
+
+
+def test_the_order_in_which_shards_are_made_does_not_matter(spec: ShardSpec, tmp_path: Path) -> None:
+    one = shard(spec)
+    plan = plan_shards(spec.model_copy(update={"store": str(tmp_path / "other")}))
+    for part in reversed(plan.missing):
+        make_shard.fn(plan.folder, part)
+    other = finish_probe.fn(plan)
+    assert other.digest == one.digest
+    for name in ("index.parquet", "rejects.parquet", "shard-000001.tar"):
+        assert other.folder.read(name) == one.folder.read(name)
+
+
+def test_a_touched_file_is_packed_again_and_gives_the_same_probe(spec: ShardSpec, images: Path) -> None:
+    before = shard(spec)
+    os.utime(images / "red" / "00.jpg", (1, 1))
+    assert len(plan_shards(spec).missing) > 0
+    assert shard(spec).digest == before.digest
+
+
+def test_a_changed_file_gives_another_probe(spec: ShardSpec, images: Path) -> None:
+    before = shard(spec)
+    (images / "red" / "01.png").write_bytes(png(99, (24, 20)))
+    after = shard(spec)
+    assert after.digest != before.digest
+    assert before.index()["sha256"].ne(after.index()["sha256"]).sum() == 1
+
+
+def test_a_copy_of_the_images_elsewhere_is_the_same_probe(spec: ShardSpec, images: Path, tmp_path: Path) -> None:
+    before = shard(spec)
+    images.rename(tmp_path / "moved")
+    assert shard(spec.model_copy(update={"probe": str(tmp_path / "moved")})).digest == before.digest
+
+
+def test_a_limit_takes_the_first_paths(spec: ShardSpec) -> None:
+    limited = shard(spec.model_copy(update={"limit": 5}))
+    assert limited.index()["path"].tolist() == [f"blue/{i:02d}.{'png' if i % 2 else 'jpg'}" for i in range(5)]
+
+
+def damage(images: Path) -> dict[str, int]:
+    """Damaged files among the good ones, with their sizes."""
+    whole = (images / "red" / "01.png").read_bytes()
+    files = {
+        "red/empty.png": b"",
+        "red/half.png": whole[: len(whole) // 2],
+        "red/page.jpg": b"<html>404</html>",
+        "0first.jpg": b"nothing",
+        "zlast.gif": b"GIF89a",
+    }
+    for path, data in files.items():
+        (images / path).write_bytes(data)
+    return {path: len(data) for path, data in files.items()}
+
+
+def test_what_cannot_be_decoded_is_listed_with_its_reason_and_the_rest_goes_on(spec: ShardSpec, images: Path) -> None:
+    sizes = damage(images)
+    probe = shard(spec)
+    rejects = probe.rejects()
+    assert probe.num_images == 48
+    assert probe.num_rejects == len(sizes)
+    assert dict(zip(rejects["path"], rejects["num_bytes"], strict=True)) == sizes
+    reasons = dict(zip(rejects["path"], rejects["reason"], strict=True))
+    assert reasons["red/empty.png"] == "the file is empty"
+    assert "not an image" in reasons["red/page.jpg"]
+    assert "truncated" in reasons["red/half.png"]
+    assert all(reasons.values())
+    assert not set(sizes) & set(probe.index()["path"])
+
+
+def test_rows_stay_whole_where_a_shard_has_no_image_at_all(spec: ShardSpec, images: Path) -> None:
+    for path in sorted(images.rglob("*.*"))[:20]:
+        path.write_bytes(b"nothing")
+    probe = shard(spec)
+    index = probe.index()
+    assert index["row"].tolist() == list(range(28))
+    assert index.dtypes[["num_bytes", "width", "height", "offset"]].tolist() == [np.dtype("int64")] * 4
+    assert [row for row, _ in read_images(probe.folder, index)] == list(range(28))
+
+
+@pytest.mark.parametrize("trouble", ["removed", "broken link"])
+def test_a_file_that_cannot_be_read_is_listed_with_its_reason(spec: ShardSpec, images: Path, trouble: str) -> None:
+    path = images / "red" / "00.jpg"
+    if trouble == "broken link":
+        path.unlink()
+        path.symlink_to(images / "nowhere.jpg")
+    plan = plan_shards(spec)
+    path.unlink()
+    for part in plan.missing:
+        make_shard.fn(plan.folder, part)
+    rejects = finish_probe.fn(plan).rejects()
+    assert rejects["path"].tolist() == ["red/00.jpg"]
+    assert rejects["reason"].tolist() == ["cannot be read: No such file or directory"]
+
+
+def test_images_none_of_which_can_be_decoded_are_refused_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(5):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(b"nothing")
+    spec = ShardSpec(probe=str(tmp_path / "images"), store=str(tmp_path / "store"))
+    with pytest.raises(SourceError, match=r"None of the 5 image files can be decoded \(0\.jpg: not an image"):
+        shard(spec)
+    with pytest.raises(SourceError):
+        shard(spec)
+    for i in range(5):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(png(i))
+        os.utime(tmp_path / "images" / f"{i}.jpg", (1, 1))
+    assert shard(spec).num_images == 5
+
+
+def test_images_and_store_may_lie_in_any_file_system() -> None:
+    memory = fsspec.filesystem("memory")
+    for i in range(3):
+        memory.pipe(f"/shard-test/images/class {i}/ü.png", png(i))
+    memory.pipe("/shard-test/images/no.png", b"nothing")
+    spec = ShardSpec(probe="memory://shard-test/images", store="memory://shard-test/store", images_per_shard=2)
+    probe = shard(spec)
+    assert [data for _, data in read_images(probe.folder, probe.index())] == [png(i) for i in range(3)]
+    assert probe.rejects()["path"].tolist() == ["no.png"]
+    assert plan_shards(spec).missing == ()
+
+
+def test_a_removed_file_of_another_file_system_has_a_reason_too() -> None:
+    memory = fsspec.filesystem("memory")
+    for i in range(2):
+        memory.pipe(f"/removed-test/images/{i}.png", png(i))
+    plan = plan_shards(ShardSpec(probe="memory://removed-test/images", store="memory://removed-test/store"))
+    memory.rm("/removed-test/images/0.png")
+    make_shard.fn(plan.folder, plan.missing[0])
+    (reason,) = finish_probe.fn(plan).rejects()["reason"]
+    assert "None" not in reason
+
+
+def test_a_relative_folder_is_the_one_of_now(spec: ShardSpec, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images.parent)
+    assert shard(spec.model_copy(update={"probe": "images"})).digest == shard(spec).digest
+
+
+def test_planning_reads_no_image(spec: ShardSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(url: str) -> bytes:
+        raise AssertionError(url)
+
+    monkeypatch.setattr("tasks.shard.read_image", read)
+    assert plan_shards(spec).num_files == 48
+
+
+def test_duplicate_stems_are_all_kept(bench: Bench, images: Path) -> None:
+    for name in ("a.png", "a.b.png", "a_b.png", "a.PNG"):
+        (images / name).write_bytes(png(len(name)))
+    probe = shard(bench.spec())
+    assert probe.num_images == 52
+    assert probe.index()["key"].is_unique
