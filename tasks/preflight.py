@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
+from tasks.models.clip import load_clip
 from tasks.observe import traced_layers
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.spec import DissectSpec
@@ -24,7 +25,9 @@ def preflight(spec: DissectSpec) -> None:
             )
     concept_embeddings_of(spec)
     if spec.image_embeddings:
-        ImageEmbeddingsFile(spec.image_embeddings).digest()
+        ImageEmbeddingsFile.at(spec.image_embeddings).digest()
+    elif spec.clip:
+        load_clip(spec.clip, spec.clip_checkpoint, spec.device)
 
 
 def true_concepts(spec: DissectSpec) -> tuple[str, ...] | None:

@@ -46,7 +46,7 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
         os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured:
@@ -72,7 +72,8 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
             _wait_until_healthy(process, url)
         # Worker processes of a cluster read the environment, this process its settings.
         os.environ["PREFECT_API_URL"] = url
-        with temporary_settings({PREFECT_API_URL: url}):
+        # A server that dies with its run needs no sign of life from it, and each flow would end a second later.
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             try:
                 yield url
             except BaseException:
