@@ -1,6 +1,7 @@
 # `make dissect` and `make test` set up what they need; both use the environment .venv.
 PYTHON ?= python3
 OUT ?= out/sample
+STORE ?= clip-dissect-store
 BIN := .venv/bin
 READY := .venv/ready
 
@@ -9,7 +10,7 @@ READY := .venv/ready
 dissect: $(READY)
 	$(BIN)/clip-dissect sample $(OUT)/images
 	$(BIN)/clip-dissect run --target sample --layers 'block*,head' --probe $(OUT)/images --concepts sample \
-		--clip sample --truth sample --out $(OUT)
+		--clip sample --truth sample --store $(STORE) --out $(OUT)
 
 test: $(READY)
 	$(BIN)/python -m pytest
