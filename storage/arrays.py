@@ -16,12 +16,13 @@ import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import FsspecStore, LocalStore
 
 from storage import identity
 from storage.completion import Rows, rows_per_group
-from storage.errors import RegionError
+from storage.errors import ArrayError, RegionError
 from storage.files import is_local, no_space
 from storage.identity import Identity
 
@@ -72,14 +73,20 @@ def write_rows(group: zarr.Group, name: str, rows: Rows, block: Floats) -> None:
     """Writes `block` `[len(rows), columns]` over whole shards. Raises `RegionError` for any other region."""
     array = _array(group, name)
     step = (array.shards or array.chunks)[0]
-    whole = rows.start % step == 0 and (rows.stop % step == 0 or rows.stop == array.shape[0])
+    last = rows.stop == array.shape[0]
+    whole = rows.start % step == 0 and (last or (rows.stop % step == 0 and rows.stop < array.shape[0]))
     if not whole or block.shape != (len(rows), array.shape[1]):
         raise RegionError(
             f"A block of shape {block.shape} for rows {rows.start} to {rows.stop} does not cover whole shards of "
             f"{step} rows of array {name!r} of shape {array.shape}."
         )
     try:
-        array[rows.start : rows.stop] = block
+        try:
+            array[rows.start : rows.stop] = block
+        except (RuntimeError, ValueError):
+            # Zarr reads what it overwrites, and stumbles over a torn shard.
+            _forget(array, rows, step)
+            array[rows.start : rows.stop] = block
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and isinstance(group.store, LocalStore):
             raise no_space(Path(group.store.root)) from error
@@ -88,13 +95,41 @@ def write_rows(group: zarr.Group, name: str, rows: Rows, block: Floats) -> None:
 
 def read_rows(group: zarr.Group, name: str, rows: Rows) -> Floats:
     """Rows of an array, `[len(rows), columns]`."""
-    return np.asarray(_array(group, name)[rows.start : rows.stop])
+    array = _array(group, name)
+    try:
+        block = np.asarray(array[rows.start : rows.stop])
+    except (RuntimeError, ValueError) as error:  # zstd's checksum, and that of the shard's index
+        raise _damaged(group, name, f"it cannot be read ({error})") from error
+    return block
+
+
+def read_finished_rows(group: zarr.Group, name: str, rows: Rows) -> Floats:
+    """Rows that are marked as done. Raises `ArrayError` where some are not there: zarr would give NaN for them."""
+    block = read_rows(group, name, rows)
+    lost = int(np.isnan(block).any(axis=1).sum())
+    if lost:
+        raise _damaged(group, name, f"{lost} of {len(rows)} rows that were written are not there any more")
+    return block
 
 
 def shape(group: zarr.Group, name: str) -> tuple[int, int]:
     """Shape of an array. Raises `KeyError` where it is not there."""
     rows, columns = _array(group, name).shape
     return rows, columns
+
+
+def _forget(array: zarr.Array[Any], rows: Rows, step: int) -> None:
+    """Removes the shards of a range of rows."""
+    for number in range(rows.start // step, -(-rows.stop // step)):
+        key = array.metadata.encode_chunk_key((number, 0))
+        sync((array.store_path / key).delete())
+
+
+def _damaged(group: zarr.Group, name: str, what: str) -> ArrayError:
+    return ArrayError(
+        f"Array {name!r} of {group.store_path} is damaged: {what}. Remove that group and the folder of its "
+        "markers (.done) beside it, and run again."
+    )
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

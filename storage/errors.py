@@ -15,6 +15,10 @@ class ShardError(StorageError, ValueError):
     """A shard that does not hold what its index says: torn, changed or foreign."""
 
 
+class ArrayError(StorageError, ValueError):
+    """An array that cannot be read, or has lost rows that were written."""
+
+
 class IdentityError(StorageError, ValueError):
     """Stored data that was made from other content or parameters than those asked for."""
 

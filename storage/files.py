@@ -26,6 +26,7 @@ class Folder:
     @classmethod
     def at(cls, url: str) -> Folder:
         """The folder at a URL or local path; a relative path is taken from the working directory, now."""
+        url = url.removeprefix("file://")  # as any other file system, its files would be written in place
         return cls(str(Path(url).expanduser().absolute()) if is_local(url) else url.rstrip("/"))
 
     def __truediv__(self, name: str) -> Folder:
@@ -106,6 +107,12 @@ class Folder:
         fs, root = fsspec.url_to_fs(self.url)
         if fs.exists(root):
             fs.rm(root, recursive=True)
+
+
+def split(url: str) -> tuple[Folder, str]:
+    """The folder and the name of a file at a URL or local path."""
+    folder, slash, name = url.rpartition("/")
+    return Folder.at(folder or slash or "."), name
 
 
 def is_local(url: str) -> bool:

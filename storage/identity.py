@@ -16,6 +16,9 @@ from storage.errors import IdentityError
 #: Hexadecimal digits of a digest: 80 bits, so that two of a billion stored things collide by chance of 1e-6.
 DIGEST_LENGTH = 20
 
+#: Stands in messages for a value that is not there, which null is not.
+ABSENT = "(absent)"
+
 #: JSON values by name. What the digest is made of must survive a round trip through JSON unchanged.
 Identity = Mapping[str, Any]
 
@@ -40,9 +43,9 @@ def check(found: Identity, wanted: Identity, where: str) -> None:
     if canonical(found) == canonical(wanted):
         return
     differences = [
-        f"{key}: stored {found.get(key)!r}, wanted {wanted.get(key)!r}"
+        f"{key}: stored {found.get(key, ABSENT)!r}, wanted {wanted.get(key, ABSENT)!r}"
         for key in sorted({*found, *wanted})
-        if found.get(key) != wanted.get(key)
+        if canonical({key: found.get(key, ABSENT)}) != canonical({key: wanted.get(key, ABSENT)})
     ]
     raise IdentityError(
         f"{where} was made from something else ({'; '.join(differences)}). "

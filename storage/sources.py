@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
+import re
+import stat
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -50,15 +55,17 @@ def list_images(url: str) -> list[SourceImage]:
     if not fs.exists(root):
         raise SourceError(f"There is no folder {url}. --probe takes a folder of images, as a path or fsspec URL.")
     root = root.rstrip("/")
-    files = {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
     if fs.isfile(root):
         raise SourceError(f"{url} is a file. --probe takes the folder that holds the images.")
+    files = _local_files(root) if is_local(url) else fs.find(root, detail=True)
     images: list[SourceImage] = []
     taken: set[str] = set()
     for full in sorted(files):
         path = full[len(root) :].lstrip("/")
         if any(part.startswith(".") for part in path.split("/")) or not _looks_like_image(path):
             continue
+        if not path.isprintable() and "\\udc" in ascii(path):
+            raise SourceError(f"The name of {full!a} is not UTF-8. Rename it, for instance with `convmv`.")
         info = files[full]
         images.append(
             SourceImage(
@@ -82,6 +89,29 @@ def read_image(url: str) -> bytes:
     return data
 
 
+def _local_files(root: str) -> dict[str, dict[str, Any]]:
+    """Regular files below a folder, and those that links point to; fsspec would not look into linked folders."""
+    files: dict[str, dict[str, Any]] = {}
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder).stat()
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()  # a link back
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        folders.sort()
+        for name in names:
+            path = f"{folder}/{name}"
+            try:
+                info = Path(path).stat()
+            except OSError:
+                files[path] = {"size": 0}  # a link to nowhere: refused with the reason when it is read
+                continue
+            if stat.S_ISREG(info.st_mode):
+                files[path] = {"size": info.st_size, "mtime": info.st_mtime_ns}
+    return files
+
+
 def _looks_like_image(path: str) -> bool:
     name = posixpath.basename(path)
     return "." in name and name.rsplit(".", 1)[1].lower() in IMAGE_ENDINGS
@@ -97,6 +127,8 @@ def _version(info: dict[str, object]) -> str:
 def _key(path: str, taken: set[str]) -> str:
     """WebDataset ends a key at the first dot, so it has none; two images of one stem get `-2`, `-3` ..."""
     stem = path.rsplit(".", 1)[0].replace(".", "_")
+    if re.match(r"__[^/]*__/", stem):
+        stem = f"_{stem[2:]}"  # WebDataset takes what lies in a folder `__x__` for its own
     key, n = stem, 1
     while key in taken:
         n += 1

@@ -32,4 +32,8 @@ def write_csv(folder: Folder, name: str, table: pd.DataFrame) -> None:
 
 def _harmless(value: object) -> object:
     # A concept or file name that starts like a formula is run by spreadsheets when the table is opened.
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    # A lone \r would be written bare, and ends the row for most readers.
+    harmless = value.replace("\r", " ")
+    return f"'{harmless}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else harmless

@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.errors import EmbeddingsError, IncompleteError
-from storage.files import Folder
+from storage.files import Folder, split
 from storage.identity import Identity, digest_of, digest_of_bytes
 from storage.layout import Store
 from storage.tables import read_parquet, write_parquet
@@ -60,9 +60,9 @@ def named_list(name: str, *, truth: bool = False) -> ConceptList:
     if name == "sample":
         file = sample.CLASSES if truth else sample.CONCEPTS
         return lists.parse(file.read_bytes(), file.name)
-    folder, _, file_name = name.rpartition("/")
+    folder, file_name = split(name)
     try:
-        data = Folder.at(folder or ".").read(file_name)
+        data = folder.read(file_name)
     except (FileNotFoundError, IsADirectoryError) as error:
         known = ", ".join([*lists.COMMON, "imagenet", "sample"])
         raise ConceptError(f"There is no concept file {name}, and no list of that name ({known}).") from error

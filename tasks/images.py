@@ -10,6 +10,10 @@ from PIL import Image, UnidentifiedImageError
 
 #: Largest image decoded, in pixels: 16,384 × 16,384. A small file can claim far more than any memory holds.
 MAX_PIXELS = 1 << 28
+#: What is decoded, whatever a file is called. Not PostScript: Pillow would start Ghostscript on it.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow refuses what has more than twice its own bound; ours stands for both.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class UndecodableError(ValueError):
@@ -27,7 +31,7 @@ def decode(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of large images by its own bound; ours is checked below.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image)
             return _rgb(image)
     except UnidentifiedImageError as error:

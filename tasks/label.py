@@ -205,12 +205,12 @@ def _rows_that_count(activations: Tensor, top_k: int | None) -> Tensor:
 
 def _activations(plan: LabelPlan, layer: str) -> Tensor:
     group = arrays.open_group(plan.store.activations(plan.activations.digest), plan.activations.identity)
-    return torch.from_numpy(arrays.read_rows(group, layer, Rows(0, plan.probe.num_images)))
+    return torch.from_numpy(arrays.read_finished_rows(group, layer, Rows(0, plan.probe.num_images)))
 
 
 def _image_embeddings(plan: LabelPlan) -> Tensor:
     group = arrays.open_group(plan.store.embeddings(plan.embeddings.digest), plan.embeddings.identity)
-    return torch.from_numpy(arrays.read_rows(group, EMBEDDINGS, Rows(0, plan.probe.num_images)))
+    return torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, Rows(0, plan.probe.num_images)))
 
 
 def _require(wanted: list[str], done: frozenset[str], what: str, stage: str) -> None:

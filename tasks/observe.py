@@ -28,7 +28,8 @@ from tasks.dissection.summary import Layout
 from tasks.images import UndecodableError, decode
 from tasks.models.clip import load_clip
 from tasks.models.devices import device_lock
-from tasks.models.preprocess import image_shape
+from tasks.models.errors import ModelError
+from tasks.models.preprocess import Preprocess, image_shape
 from tasks.models.targets import load_target
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
@@ -37,7 +38,7 @@ from tasks.spec import EmbedSpec, RecordSpec
 #: The array of image embeddings in its Zarr group.
 EMBEDDINGS = "embeddings"
 #: Names of the axes of the arrays, for xarray.
-EMBEDDING_AXES, ACTIVATION_AXES = ("image", "embedding"), ("image", "neuron")
+EMBEDDING_AXES = "image", "embedding"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     embeddings = embeddings_of(probe, embed) if embed else None
     activations = activations_of(probe, record) if record else None
     embedded = frozenset[str]()
+    if embed and embed.image_embeddings:
+        ImageEmbeddingsFile.at(embed.image_embeddings).rows(probe.index()["path"].tolist(), Rows(0, 0))
     if embeddings:
         group = arrays.open_group(embeddings.store.embeddings(embeddings.digest), embeddings.identity)
         shape = probe.num_images, embeddings.num_dimensions
@@ -104,7 +107,9 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         group = arrays.open_group(activations.store.activations(activations.digest), activations.identity)
         for layer, num_neurons in activations.num_neurons.items():
             attributes = {"layer": layer, "layout": activations.layouts[layer].value}
-            arrays.create_rows(group, layer, probe.num_images, num_neurons, ACTIVATION_AXES, attributes)
+            # Of its own name: xarray opens a group only where axes of one name have one length.
+            axes = "image", f"neuron of {layer}"
+            arrays.create_rows(group, layer, probe.num_images, num_neurons, axes, attributes)
             recorded_groups[layer] = activations.store.activations_done(activations.digest, layer).done()
     lacking = (
         Missing(
@@ -172,6 +177,7 @@ def observe(plan: ObservationPlan, work: Missing) -> int:
         block = torch.cat(clip_batches).numpy() if by_clip else _precomputed(plan, work.rows)
         clock.lap("embed")
         ref = plan.embeddings
+        _refuse_non_finite(plan.probe, "the CLIP model", work.rows, block)
         group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
         arrays.write_rows(group, EMBEDDINGS, work.rows, block)
         facts = {"num_images": len(work.rows), "seconds": clock.seconds["embed"], "decode": clock.seconds["decode"]}
@@ -218,7 +224,7 @@ def _embed(spec: EmbedSpec, images: list[Image]) -> torch.Tensor:
     """Unit embeddings `[B, D]` of a batch of images."""
     assert spec.clip is not None
     clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
-    return clip.embed_images(torch.stack(list(_pool().map(clip.preprocess, images))))  # of [B, 3, H, W]
+    return clip.embed_images(_inputs(clip.preprocess, images))  # of [B, 3, H, W]
 
 
 def _precomputed(plan: ObservationPlan, rows: Rows) -> arrays.Floats:
@@ -257,11 +263,23 @@ def _record(plan: ObservationPlan, layers: tuple[str, ...], images: list[Image])
     assert plan.record is not None and plan.activations is not None
     spec = plan.record
     target = load_target(spec.target, spec.checkpoint, spec.device)
-    batch = torch.stack(list(_pool().map(target.preprocess, images))).to(target.device)  # [B, 3, H, W]
+    batch = _inputs(target.preprocess, images).to(target.device)  # [B, 3, H, W]
     layouts = {layer: plan.activations.layouts[layer] for layer in layers}
     with device_lock(target.device), torch.inference_mode(), recorded(target.model, layouts, spec.summary) as out:
         target.model(batch)
         return {layer: out[layer].float().cpu() for layer in layers}
+
+
+def _inputs(preprocess: Preprocess, images: list[Image]) -> torch.Tensor:
+    """Preprocessed images `[B, 3, H, W]`."""
+    inputs = list(_pool().map(preprocess, images))
+    shapes = {tuple(one.shape) for one in inputs}
+    if len(shapes) > 1:
+        raise ModelError(
+            f"The preprocessing gives inputs of {len(shapes)} shapes ({', '.join(map(str, sorted(shapes)[:3]))}), "
+            "and a batch has one. Let it resize or crop, or give images of one size."
+        )
+    return torch.stack(inputs)
 
 
 def _refuse_non_finite(probe: ProbeRef, layer: str, rows: Rows, block: arrays.Floats) -> None:
@@ -269,7 +287,7 @@ def _refuse_non_finite(probe: ProbeRef, layer: str, rows: Rows, block: arrays.Fl
     if len(bad):
         path = probe.index()["path"].iloc[rows.start + int(bad[0])]
         raise LayerError(
-            f"Layer {layer!r} gives NaN or infinite activations on {len(bad)} of {len(rows)} images (first: {path}). "
+            f"Layer {layer!r} gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
             "Check the network's weights and preprocessing."
         )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
-from storage.files import Folder
+from storage.files import split
 
 Floats = npt.NDArray[np.float32]
 
@@ -69,8 +69,9 @@ class ImageEmbeddingsFile:
         return matrix[[keys[path] for path in paths[rows.start : rows.stop]]]
 
     def _keys(self, num_rows: int) -> dict[str, int]:
-        lines = _read(self.keys_url).decode("utf-8", "replace").splitlines()
-        keys = {line.strip().removeprefix("./"): row for row, line in enumerate(lines) if line.strip()}
+        text = _read(self.keys_url).decode("utf-8-sig", "replace").replace("\r\n", "\n")
+        lines = text.removesuffix("\n").split("\n")  # not splitlines, which also splits at what a path may hold
+        keys = {line.removeprefix("./"): row for row, line in enumerate(lines) if line}
         if len(lines) != num_rows or len(keys) != num_rows:
             raise EmbeddingsError(
                 f"{self.url} has {num_rows} rows, and {self.keys_url} has {len(lines)} lines with {len(keys)} "
@@ -86,7 +87,9 @@ def _read_npy(url: str, digest: str) -> Floats:
         matrix = np.load(io.BytesIO(_read(url)), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise EmbeddingsError(f"{url} is no .npy matrix of numbers ({error}).") from error
-    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+    if not isinstance(matrix, np.ndarray):
+        raise EmbeddingsError(f"{url} is an archive of several arrays (.npz). Save the one matrix with np.save.")
+    if matrix.ndim != 2 or not matrix.size or not np.issubdtype(matrix.dtype, np.floating):
         raise EmbeddingsError(
             f"{url} holds {matrix.dtype} of shape {list(matrix.shape)}, not floats of shape [rows, D]."
         )
@@ -102,8 +105,8 @@ def _read_npy(url: str, digest: str) -> Floats:
 
 
 def _read(url: str) -> bytes:
-    folder, _, name = url.rpartition("/")
+    folder, name = split(url)
     try:
-        return Folder.at(folder or ".").read(name)
+        return folder.read(name)
     except FileNotFoundError as error:
         raise EmbeddingsError(f"There is no file {url}.") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from storage.errors import EmbeddingsError
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import load_clip
 from tasks.observe import traced_layers
-from tasks.precomputed import ImageEmbeddingsFile
+from tasks.precomputed import ImageEmbeddingsFile, read_npy
 from tasks.spec import DissectSpec
 
 
@@ -28,6 +29,22 @@ def preflight(spec: DissectSpec) -> None:
         ImageEmbeddingsFile.at(spec.image_embeddings).digest()
     elif spec.clip:
         load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+    _same_dimensions(spec)
+
+
+def _same_dimensions(spec: DissectSpec) -> None:
+    """Image and concept embeddings have to be of one CLIP model."""
+    images = ImageEmbeddingsFile(spec.image_embeddings).num_dimensions() if spec.image_embeddings else None
+    concepts = read_npy(spec.concept_embeddings).shape[1] if spec.concept_embeddings else None
+    if spec.clip:
+        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+        size = clip.embed_texts(["a"]).shape[1]
+        images, concepts = images or size, concepts or size
+    if images != concepts:
+        raise EmbeddingsError(
+            f"Image embeddings have {images} dimensions, and concept embeddings have {concepts}: they are of two "
+            "different CLIP models. Both have to come from one."
+        )
 
 
 def true_concepts(spec: DissectSpec) -> tuple[str, ...] | None:

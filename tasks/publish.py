@@ -17,14 +17,14 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.errors import IncompleteError
 from storage.files import Folder
-from storage.identity import digest_of
+from storage.identity import digest_of, digest_of_bytes
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
 from tasks.label import DONE, LabelPlan
 from tasks.page import REPORT, write_report
 from tasks.preflight import true_concepts
-from tasks.shard import MANIFEST
+from tasks.shard import INDEX, MANIFEST
 from tasks.spec import DissectSpec
 
 #: Raised by one when the same labels would be published otherwise than before.
@@ -56,6 +56,8 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
         "layers": list(labels.activations.layouts),
         "truth": digest_of({"truth": truth}) if truth else None,
         "top_images": spec.top_images,
+        # The same images may come under other names, and with other refused files.
+        "index": digest_of_bytes(b"".join(labels.probe.folder.read(name) for name in (INDEX, REJECTS))),
     }
     digest = digest_of(identity)
     out = Folder.at(spec.out) if spec.out else labels.store.run(digest)
@@ -202,7 +204,10 @@ def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:
 def _is_intact(out: Folder, digest: str) -> bool:
     if not out.exists(RUN):
         return False
-    run = out.read_json(RUN)
+    try:
+        run = out.read_json(RUN)
+    except ValueError:
+        return False  # torn
     return bool(run.get("digest") == digest) and all(
         out.exists(name) and _sha256(out.read(name)) == sha256 for name, sha256 in run["files"].items()
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -118,7 +120,10 @@ def make_shard(folder: Folder, part: ShardPart) -> int:
             data = read_image(source.url)
             width, height = check(data)
         except (UndecodableError, FileNotFoundError, PermissionError) as error:
-            reason = str(error) if isinstance(error, UndecodableError) else f"cannot be read: {error.strerror}"
+            if isinstance(error, UndecodableError):
+                reason = str(error)
+            else:  # not every file system fills in strerror
+                reason = f"cannot be read: {os.strerror(error.errno or errno.ENOENT)}"
             rejects.append({"path": source.path, "num_bytes": source.num_bytes, "reason": reason})
             continue
         members.append(ShardMember(source.key, source.ending, data))
@@ -135,7 +140,9 @@ def make_shard(folder: Folder, part: ShardPart) -> int:
         )
     written = write_shard(folder, f"shard-{part.name}.tar", members)
     table = pd.DataFrame(rows, columns=[c for c in INDEX_COLUMNS if c not in ("row", "shard", "offset")])
-    table["shard"], table["offset"] = written.name, list(written.offsets)
+    table["shard"], table["offset"] = written.name, pd.Series(written.offsets, dtype="int64")
+    numbers = ["num_bytes", "offset", "width", "height"]
+    table[numbers] = table[numbers].astype("int64")  # also where a shard has no image
     parts = folder / "parts"
     write_parquet(parts, f"{part.name}.parquet", table)
     write_parquet(parts, f"{part.name}.rejects.parquet", pd.DataFrame(rejects, columns=REJECT_COLUMNS))

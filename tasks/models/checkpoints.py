@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -32,14 +30,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except Exception as error:
+        # A torn or foreign file gives IndexError, struct.error, UnpicklingError, SafetensorError and more.
         raise CheckpointError(
             f"{path} cannot be read as weights ({first_lines(error)}). Files that would run code when loaded are "
             "refused: where you trust it, load it once yourself with torch.load(weights_only=False) and save "
@@ -51,7 +43,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 def load_into(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
     """Loads weights that fit the model name by name. Raises `CheckpointError` naming those that do not."""
     wanted = model.state_dict()
-    weights = _unwrapped(weights, wanted)
+    weights = unwrapped(weights, wanted)
     missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in wanted]
     misshapen = [
@@ -96,10 +88,10 @@ def _weights_in(content: Any, path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def unwrapped(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Names without a prefix that a wrapper put before every one of them."""
     for prefix in WRAPPER_PREFIXES:
         wrapped = all(name.startswith(prefix) for name in weights)
         if wrapped and not any(name.startswith(prefix) for name in wanted):
-            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, wanted)
+            return unwrapped({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, wanted)
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,8 +52,16 @@ def load_clip(name: str, checkpoint: str | None, device: str) -> Clip:
     model, preprocess = create_clip(name, checkpoint)
     where = choose_device(device)
     model = model.eval().requires_grad_(False).to(where)
-    identity = {"clip": _architecture(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
+    identity = {"clip": _configuration(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
     return Clip(model, preprocess, open_clip.get_tokenizer(_architecture(name)), where, identity)
+
+
+def _configuration(name: str) -> str:
+    """What the weights do not say, as the number of heads: the architecture's configuration, for one's own name."""
+    import open_clip
+
+    config = open_clip.get_model_config(_architecture(name))
+    return json.dumps(config, sort_keys=True) if config else _architecture(name)
 
 
 def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
@@ -68,6 +77,12 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
     elif name.endswith(".json"):
         if not Path(name).is_file():
             raise ModelError(f"There is no model config {name}.")
+        try:
+            whole = {"embed_dim", "vision_cfg", "text_cfg"} <= set(json.loads(Path(name).read_text()))
+        except (ValueError, TypeError):
+            whole = False
+        if not whole:  # open_clip would skip it, or stumble over it whenever another is added
+            raise ModelError(f"{name} is no model config: JSON with embed_dim, vision_cfg and text_cfg.")
         open_clip.add_model_config(Path(name))
         pretrained = None
     elif architecture.startswith(("local-dir:", "hf-hub:")):
@@ -80,10 +95,14 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
             raise CheckpointError(f"There is no CLIP checkpoint file {checkpoint}.")
         pretrained = checkpoint
     _refuse_untrained(architecture, pretrained)
+    if pretrained and "/" in name and not checkpoint:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if pretrained not in tags and not Path(pretrained).is_file() and architecture in open_clip.list_models():
+            raise ModelError(f"{architecture} has no weights {pretrained!r}, but {', '.join(tags)}.")
     if pretrained and Path(pretrained).is_file():
         try:
             return _create(architecture, pretrained)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # as for a checkpoint of a target, torn and foreign files give any kind
             raise CheckpointError(f"{pretrained} does not fit {architecture}: {first_lines(error)}") from error
     with downloading(f"CLIP model {name}", "--clip NAME --clip-checkpoint FILE"):
         return _create(architecture, pretrained)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.error import URLError
+
+import httpx
 
 from tasks.models.errors import DownloadError, ModelError, first_lines
 
@@ -16,8 +17,8 @@ def downloading(what: str, instead: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (URLError, OSError, RuntimeError, ValueError) as error:
-        # urllib, requests, httpx and huggingface_hub each have their own errors; all derive from these.
+    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
+        # urllib, requests and huggingface_hub each have their own errors, of these kinds; httpx has its own root.
         raise DownloadError(
             f"The weights of {what} are not on this machine and could not be fetched ({first_lines(error)}). "
             f"Without a network, give the weights as a file: {instead}. (HF_HUB_OFFLINE=1 spares the wait.)"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.dissection.errors import UnknownNameError
-from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint
+from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint, unwrapped
 from tasks.models.devices import choose_device
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
@@ -46,7 +46,7 @@ def load_target(name: str, checkpoint: str | None, device: str) -> Target:
     kind, _, rest = name.partition(":")
     if name == "sample":
         kind, rest = "tasks.sample.network", "target"
-    if not rest:
+    if not kind or not rest:
         raise UnknownModelError(
             f"There is no target {name!r}. Write torchvision:NAME, timm:NAME, open_clip:NAME/PRETRAINED, "
             "module:function, or sample."
@@ -85,11 +85,7 @@ def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.
     # A checkpoint comes without its preprocessing: that of the weights named, or of the default ones, is taken.
     entry = versions["DEFAULT" if version in ("", RANDOM) else version]
     if weights is not None:
-        # The last tensor of a classifier is its bias: one number a class (365 for Places).
-        classes = list(weights.values())[-1]
-        own = len(entry.meta["categories"])
-        fitting = {"num_classes": len(classes)} if classes.ndim == 1 and len(classes) != own else {}
-        model = get_model(name, weights=None, **fitting)
+        model = _fitting(name, weights)
     elif version == RANDOM:
         torch.manual_seed(0)
         model = get_model(name, weights=None)
@@ -99,6 +95,23 @@ def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.
     return model, entry.transforms()
 
 
+def _fitting(name: str, weights: dict[str, Tensor]) -> nn.Module:
+    """A torchvision network with as many classes as a checkpoint has (365 for Places)."""
+    from torchvision.models import get_model
+
+    model: nn.Module = get_model(name, weights=None)
+    found = unwrapped(weights, model.state_dict())
+    # The classifier is the bias, of all that are there, whose length changes with the number of classes.
+    with torch.device("meta"):
+        other = get_model(name, weights=None, num_classes=2).state_dict()
+    for key, tensor in model.state_dict().items():
+        is_classifier = tensor.ndim == 1 and tensor.shape != other[key].shape
+        if is_classifier and key in found and found[key].shape != tensor.shape:
+            fitting: nn.Module = get_model(name, weights=None, num_classes=len(found[key]))
+            return fitting
+    return model
+
+
 def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
     import timm
 
@@ -106,6 +119,10 @@ def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module,
     base = name.removeprefix("hf-hub:").partition(".")[0]
     if not name.startswith(("hf-hub:", "local-dir:")) and not timm.is_model(base):
         raise UnknownNameError.of("timm network", base, timm.list_models(), "`timm.list_models()` lists them.")
+    tag = name.partition(".")[2]
+    tags = timm.models.list_pretrained(f"{base}.*")
+    if tag and timm.is_model(base) and name not in tags:
+        raise UnknownModelError(f"{base} has no weights {tag!r}, but {', '.join(tags) or 'none'}, {base}/{RANDOM}.")
     torch.manual_seed(0)
     with downloading(f"timm:{name}", "--checkpoint FILE"):
         model = timm.create_model(name, pretrained=weights is None and name == rest)
@@ -143,4 +160,5 @@ def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preproce
     model, preprocess = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{module_name}:{function} gave {type(model).__name__}, not a torch.nn.Module.")
-    return model, preprocess or imagenet_preprocess(), source_digest(module)
+    # The function too: two of one module may build the same weights and do other things with them.
+    return model, preprocess or imagenet_preprocess(), f"{function} {source_digest(module)}"
