@@ -109,7 +109,7 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
         from tasks.dissection.layers import resolve, trace
         from tasks.models.preprocess import image_shape
         from tasks.models.targets import load_target
-        from tasks.tables import layers_table
+        from tasks.show import layers_table
 
         loaded = load_target(target, checkpoint, "cpu")
         traced = trace(loaded.model, image_shape(loaded.preprocess))
@@ -136,7 +136,7 @@ def show(
 ) -> None:
     """Shows the labels in OUT, the --out folder of a run."""
     with _errors(context):
-        from tasks.tables import Filter, labels_tables
+        from tasks.show import Filter, labels_tables
 
         for table in labels_tables(out, Filter(layer, concept, neuron, sort, limit)):
             _console().print(table)
@@ -191,7 +191,7 @@ def _runner(spec: EngineSpec) -> Iterator[Any]:
 
 def _print_run(published: Any) -> None:
     from tasks.publish import read_run
-    from tasks.tables import run_lines
+    from tasks.show import run_lines
 
     for line in run_lines(read_run(published), published, SHOWN):
         _console().print(line)

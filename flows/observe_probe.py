@@ -7,7 +7,8 @@ from prefect import flow
 from flows.engine.names import observation_name
 from flows.engine.progress import follow
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
-from tasks.observe import ObservationPlan, observe, plan_observation
+from tasks.observation import ObservationPlan, plan_observation
+from tasks.observe import observe
 from tasks.shard import ProbeRef, finished_probe
 from tasks.spec import EmbedSpec, RecordSpec
 

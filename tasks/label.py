@@ -24,7 +24,7 @@ from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_
 from tasks.dissection.labels import Labels
 from tasks.dissection.similarity import SIMILARITIES, Scores
 from tasks.dissection.streaming import Range, TopImages
-from tasks.observe import EMBEDDINGS, ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
+from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
 from tasks.shard import ProbeRef
 from tasks.spec import LabelSpec
 

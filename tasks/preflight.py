@@ -6,7 +6,7 @@ from storage.errors import EmbeddingsError
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import load_clip
-from tasks.observe import traced_layers
+from tasks.observation import traced_layers
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
 from tasks.spec import DissectSpec
 

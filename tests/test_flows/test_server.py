@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+
+from tests.conftest import REPO
 
 NUM_TASKS = 150
 PROGRAM = f"""
@@ -104,3 +107,33 @@ def test_runs_tasks_and_artifacts_say_what_they_are_about(prefect_api: str, base
     while not wanted <= names("task_runs", "name") and time.monotonic() < until:
         time.sleep(0.2)
     assert wanted <= names("task_runs", "name")
+
+
+LISTENER = """
+import os, sys
+
+def listen(event, arguments):
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    with open(os.environ["HEARD"], "a") as file:
+        file.write(f"{host}\\n")
+
+sys.addaudithook(listen)
+"""
+
+
+def test_a_run_contacts_nothing_but_this_machine(base: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LISTENER)
+    heard = tmp_path / "heard"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(tmp_path), "HEARD": str(heard)}
+    program = "from flows.__main__ import main; main()"
+    spec = Path(base["out"]) / "spec.yaml"
+    arguments = ["run", "--spec", spec, "--store", tmp_path / "store", "--out", tmp_path / "out"]
+    subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=REPO, env=environment, check=True)
+    assert set(heard.read_text().split()) <= {"127.0.0.1", "localhost", "::1", "None"}
+    assert heard.read_text()

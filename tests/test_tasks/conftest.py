@@ -20,7 +20,8 @@ from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.label import LabelPlan, label_layer, plan_labels
 from tasks.models.clip import load_clip
 from tasks.models.targets import load_target
-from tasks.observe import EMBEDDINGS, ObservationPlan, observe, plan_observation
+from tasks.observation import EMBEDDINGS, ObservationPlan, plan_observation
+from tasks.observe import observe
 from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 

@@ -20,7 +20,8 @@ from tasks import images as decoding
 from tasks import observe as observing
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.models.clip import load_clip
-from tasks.observe import observe, plan_observation
+from tasks.observation import plan_observation
+from tasks.observe import observe
 from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, observed, shard
 from tests.tiny_models import ColourNet, to_tensor
 
