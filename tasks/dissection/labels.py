@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from tasks.dissection.similarity import Scores
+from tasks.dissection.streaming import first_largest
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -20,36 +24,46 @@ class Labels:
     """
 
     concept_rows: npt.NDArray[np.int64]
-    similarity: npt.NDArray[np.float64]
-    log_likelihood: npt.NDArray[np.float64] | None
-    log_prior: npt.NDArray[np.float64] | None
+    similarity: Floats
+    log_likelihood: Floats | None
+    log_prior: Floats | None
 
     @classmethod
-    def of(cls, scores: Scores, num_ranks: int) -> Labels:
-        """The best `min(num_ranks, C)` concepts of each neuron."""
-        given = scores.similarity.numpy().astype(np.float64)  # [N, C]
-        # No number ranks last, and above what is taken (-inf), so that no concept is a neuron's label twice.
-        lowest = np.finfo(np.float64).min
-        left = np.nan_to_num(given, nan=lowest, posinf=np.inf, neginf=lowest)  # a copy: it is eaten below
-        neurons = np.arange(left.shape[0])
-        ranks: list[npt.NDArray[np.int64]] = []
-        similarity: list[npt.NDArray[np.float64]] = []
-        for _ in range(min(num_ranks, left.shape[1])):
-            # argmax takes the first of equals; a partial sort of every row would not say which it takes.
-            best = left.argmax(axis=1)  # [N]
-            ranks.append(best)
-            similarity.append(given[neurons, best])
-            left[neurons, best] = -np.inf
-        rows = np.stack(ranks, axis=1)  # [N, R]
+    def of(cls, scores: Scores, num_ranks: int, first_concept: int = 0) -> Labels:
+        """The best `min(num_ranks, C)` of the concepts scored, the first of which is number `first_concept`."""
+        # No number ranks last: topk would take it for the largest.
+        lowest = torch.finfo(scores.similarity.dtype).min
+        _, rows = first_largest(scores.similarity.nan_to_num(lowest, posinf=torch.inf, neginf=lowest), num_ranks)
         return cls(
-            rows,
-            np.stack(similarity, axis=1),
-            _at(scores.log_likelihood, neurons[:, None], rows),
-            _at(None if scores.log_prior is None else scores.log_prior[None], np.zeros_like(rows), rows),
+            rows.numpy() + first_concept,
+            _float64(scores.similarity.gather(1, rows)),
+            None if scores.log_likelihood is None else _float64(scores.log_likelihood.gather(1, rows)),
+            None if scores.log_prior is None else _float64(scores.log_prior[rows]),
+        )
+
+    def merge(self, other: Labels, num_ranks: int) -> Labels:
+        """The best of both, which are of the same neurons and of different concepts."""
+        ranked = np.concatenate([np.nan_to_num(part.similarity, nan=-np.inf) for part in (self, other)], axis=1)
+        concepts = np.concatenate([self.concept_rows, other.concept_rows], axis=1)
+        # By concept, then by falling similarity; the second sort is stable, so equal ones stay in concept order.
+        by_concept = np.argsort(concepts, axis=1, kind="stable")
+        falling = np.argsort(-np.take_along_axis(ranked, by_concept, axis=1), axis=1, kind="stable")
+        best = np.take_along_axis(by_concept, falling, axis=1)[:, :num_ranks]
+
+        def taken(mine: Floats | None, theirs: Floats | None) -> Floats | None:
+            if mine is None or theirs is None:
+                return None
+            return np.take_along_axis(np.concatenate([mine, theirs], axis=1), best, axis=1)
+
+        similarity = taken(self.similarity, other.similarity)
+        assert similarity is not None
+        return Labels(
+            np.take_along_axis(concepts, best, axis=1),
+            similarity,
+            taken(self.log_likelihood, other.log_likelihood),
+            taken(self.log_prior, other.log_prior),
         )
 
 
-def _at(
-    values: Tensor | None, neurons: npt.NDArray[np.int64], concepts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64] | None:
-    return None if values is None else values.numpy()[neurons, concepts].astype(np.float64)
+def _float64(values: Tensor) -> Floats:
+    return values.double().numpy()

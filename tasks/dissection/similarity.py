@@ -8,30 +8,30 @@ Each has two variants. `paper` follows the equations. `reference` gives what the
 epsilons and all, so that results can be compared to the last digit.
 
 A similarity that looks only at top images gives the same when both arrays are cut down to the rows that are a
-top image of some neuron, in order: what labelling costs then does not depend on `I`.
+top image of some neuron, in order: what labelling costs then does not depend on `I`. It takes `TopImages` in place
+of `A` as well. `panels.py` does all of it without ever holding `P`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tasks.dissection.kernels import log_of_products
 from tasks.dissection.streaming import LogMeanExp, TopImages
 
 Variant = Literal["paper", "reference"]
 
 #: The published code adds this inside its logarithms; the equations do not.
 REFERENCE_EPSILON = 1e-7
-#: Neurons and concepts scored at once: a `[K, 16, 1000]` float32 tile of 100 images stays in the cache.
-NEURONS_PER_TILE, CONCEPTS_PER_TILE = 16, 1_000
-#: Largest product kept in float32 before its logarithm is taken (float32 ends at 3.4e38).
-LARGEST_PRODUCT = 1e37
+#: Neurons whose scores are in float64 at a time.
+NEURONS_PER_BLOCK = 1_024
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def cos_cubed(P: Tensor, A: Tensor, *, min_norm: float = 1e-3, variant: Variant 
 
 def rank_reorder(
     P: Tensor,
-    A: Tensor,
+    A: Tensor | TopImages,
     *,
     top_k: int,
     p: float = 3.0,
@@ -80,43 +80,45 @@ def rank_reorder(
     without the root, divides it by the same for `num_permutations` random orders (seeded here), and by
     `mean(P[:, m])^scale` over the top images.
     """
-    top = TopImages.of(A, top_k)
+    top = top_images(A, top_k)
     generator = torch.Generator().manual_seed(seed)
-    similarity = torch.empty(A.shape[1], P.shape[1], dtype=P.dtype)
-    for neuron in range(A.shape[1]):
+    similarity = torch.empty(top.rows.shape[1], P.shape[1], dtype=P.dtype)
+    for neuron in range(len(similarity)):
         q = top.values[:, neuron].to(P.dtype)  # [K], falling
-        of_top = P[top.rows[:, neuron]]  # [K, C]
-        # The image with the largest P gets the largest activation: its rank from the top indexes q.
-        rank = of_top.argsort(dim=0, descending=True, stable=True).argsort(dim=0, stable=True)  # [K, C]
-        error = (q[rank] - q[:, None]).abs().pow(p)  # [K, C]
+        of_top = P[top.rows[:, neuron]].T.contiguous()  # [C, K]
+        # The image that is j-th by P gets the j-th largest activation, q[j]; its own is q[order[j]].
+        order = of_top.argsort(dim=1, descending=True, stable=True)  # [C, K]
+        error = (q - q[order]).abs_().pow_(p)  # [C, K]
         if variant == "paper":
-            similarity[neuron] = -error.sum(0).pow(1 / p)
+            similarity[neuron] = -error.sum(1).pow(1 / p)
             continue
         orders = [torch.randperm(len(q), generator=generator) for _ in range(num_permutations)]
         by_chance = torch.stack([(q - q[order]).abs().pow(p).mean() for order in orders]).mean()
-        similarity[neuron] = -error.mean(0) / by_chance / of_top.mean(0).pow(scale)
+        similarity[neuron] = -error.mean(1) / by_chance / of_top.mean(1).pow(scale)
     return Scores(similarity)
 
 
 def wpmi(
     P: Tensor,
-    A: Tensor,
+    A: Tensor | TopImages,
     *,
     top_k: int = 28,
     a: float = 2.0,
     lam: float = 0.6,
     live: Tensor | None = None,
+    log_normaliser: Tensor | None = None,
     variant: Variant = "paper",
 ) -> Scores:
     """`Σ_{x∈B_k} log s(m|x) - λ log p(m)`, `B_k` the `top_k` top images (equation 3, A.1).
 
-    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
+    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default. `log_normaliser` `[I]`: see
+    `log_shares`.
     """
-    top = TopImages.of(A, top_k)
-    log_s = F.log_softmax(a * P, dim=1)  # [I, C]
+    top = top_images(A, top_k)
+    log_s = log_shares(P, a, log_normaliser)  # [I, C]
     if variant == "reference":
         log_s = (log_s.exp() + REFERENCE_EPSILON).log()
-    log_likelihood = torch.zeros(A.shape[1], P.shape[1], dtype=P.dtype)
+    log_likelihood = torch.zeros(top.rows.shape[1], P.shape[1], dtype=P.dtype)
     for rows in top.rows:  # [N], the k-th top image of every neuron
         log_likelihood += log_s[rows]
     return _weighed(log_likelihood, 0.0, lam, live)
@@ -124,7 +126,7 @@ def wpmi(
 
 def soft_wpmi(
     P: Tensor,
-    A: Tensor,
+    A: Tensor | TopImages,
     *,
     top_k: int = 100,
     a: float = 10.0,
@@ -132,22 +134,37 @@ def soft_wpmi(
     p_start: float = 0.998,
     p_end: float = 0.97,
     live: Tensor | None = None,
+    log_normaliser: Tensor | None = None,
     variant: Variant = "paper",
 ) -> Scores:
     """`Σ_x log(1 + p(x∈B_k)(s(m|x) - 1)) - λ log p(m)` (equation 4, A.1).
 
     `p(x∈B_k)` falls linearly from `p_start` (most activating image) to `p_end` (`top_k`-th), 0 beyond.
-    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
+    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default. `log_normaliser` `[I]`: see
+    `log_shares`.
     """
-    top = TopImages.of(A, top_k)
-    s = F.softmax(a * P, dim=1)  # [I, C]
+    top = top_images(A, top_k)
+    s = log_shares(P, a, log_normaliser).exp_()  # [I, C]
     p = membership(top_k, p_start, p_end, variant)[: top.num_images]  # [K]
     # log(1 - p + p s) = log(1 - p) + log(1 + odds s). The first term, about -4 an image, is the same for every
     # concept; left in the sum it would eat the digits that tell concepts apart (it is why the published float32
     # scores are all multiples of 2^-15).
     rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)  # [K]
-    gain = _log_of_products(s, top.rows, (p / rest).to(P.dtype))  # [N, C]
+    gain = log_of_products(s, top.rows, p / rest)  # [N, C]
     return _weighed(gain, float(rest.log().sum()), lam, live)
+
+
+def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
+    """The `top_k` top images of activations `[I, N]`, or of top images found before."""
+    return A.first(top_k) if isinstance(A, TopImages) else TopImages.of(A, top_k)
+
+
+def log_shares(P: Tensor, a: float, log_normaliser: Tensor | None = None) -> Tensor:
+    """`log s(m|x) = log softmax_m(a P[x, :])` `[I, C]`.
+
+    Where `P` holds only some of the concepts, `log_normaliser` `[I]` is `log Σ_m exp(a P[x, m])` over all of them.
+    """
+    return F.log_softmax(a * P, dim=1) if log_normaliser is None else (a * P).sub_(log_normaliser[:, None])
 
 
 def membership(num_images: int, p_start: float, p_end: float, variant: Variant = "paper") -> Tensor:
@@ -159,31 +176,19 @@ def membership(num_images: int, p_start: float, p_end: float, variant: Variant =
     return p_start - torch.arange(num_images, dtype=torch.float64) / steps * (p_start - p_end)
 
 
-def _log_of_products(s: Tensor, rows: Tensor, odds: Tensor) -> Tensor:
-    """`Σ_i log(1 + odds_i s[rows_i, m])` `[N, C]`: terms are multiplied while they fit, then one logarithm."""
-    num_images, num_neurons = rows.shape
-    together = max(1, int(math.log(LARGEST_PRODUCT) / math.log1p(float(odds.max()))))
-    out = torch.empty(num_neurons, s.shape[1], dtype=s.dtype)
-    for c in range(0, s.shape[1], CONCEPTS_PER_TILE):
-        tile = s[:, c : c + CONCEPTS_PER_TILE].contiguous()  # [I, c]
-        for n in range(0, num_neurons, NEURONS_PER_TILE):
-            total = torch.zeros(rows[:, n : n + NEURONS_PER_TILE].shape[1], tile.shape[1], dtype=s.dtype)
-            for k in range(0, num_images, together):
-                of_top = tile[rows[k : k + together, n : n + NEURONS_PER_TILE]]  # [k, n, c]
-                terms = of_top.mul_(odds[k : k + together, None, None]).add_(1.0)
-                total += terms.prod(dim=0).log_()
-            out[n : n + NEURONS_PER_TILE, c : c + CONCEPTS_PER_TILE] = total
-    return out
-
-
 def _weighed(log_likelihood: Tensor, constant: float, lam: float, live: Tensor | None) -> Scores:
-    """Likelihood less λ times the prior over the layer's live neurons; `constant` is part of every likelihood."""
-    num_neurons = log_likelihood.shape[0]
-    taking_part = torch.ones(num_neurons, dtype=torch.bool) if live is None else live
-    if not taking_part.any():
-        taking_part = torch.ones_like(taking_part)
-    log_prior: Tensor = LogMeanExp.of(log_likelihood[taking_part]).finish()  # [C]
-    similarity: Tensor = (log_likelihood.double() - lam * log_prior + (1 - lam) * constant).to(log_likelihood.dtype)
+    """Likelihood less λ times the prior over the layer's live neurons; `constant` is part of every likelihood.
+
+    In float64, a block of neurons at a time: whole, the copies would be what labelling needs most memory for.
+    """
+    taking_part = log_likelihood if live is None or not live.any() or live.all() else log_likelihood[live]
+    blocks = [slice(n, n + NEURONS_PER_BLOCK) for n in range(0, len(log_likelihood), NEURONS_PER_BLOCK)]
+    parts = (LogMeanExp.of(taking_part[block]) for block in blocks if block.start < len(taking_part))
+    log_prior = reduce(LogMeanExp.merge, parts).finish()  # [C]
+    shift = (1 - lam) * constant - lam * log_prior  # [C]
+    similarity = torch.empty_like(log_likelihood)
+    for block in blocks:
+        similarity[block] = log_likelihood[block].double() + shift
     return Scores(similarity, log_likelihood + constant, log_prior + constant)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dissection import similarity
 from tasks.dissection.similarity import (
     SIMILARITIES,
     Scores,
@@ -311,24 +309,8 @@ class TestLive:
         assert torch.equal(none_live.similarity, ours(P, A).similarity)
 
 
-@cache
-def expected_of_products() -> reference.Pmi:
-    return reference.soft_wpmi(*sizeable(12), top_k=50)
-
-
 class TestProductsOfTerms:
     """SoftWPMI multiplies terms before it takes their logarithm, tile by tile."""
-
-    @pytest.mark.parametrize("largest", [2.0, 1e6, 1e37])
-    @pytest.mark.parametrize("tile", [(1, 1), (4, 7), (1000, 1000)])
-    def test_neither_the_tiles_nor_the_lengths_of_products_show(
-        self, largest: float, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(similarity, "LARGEST_PRODUCT", largest)
-        monkeypatch.setattr(similarity, "NEURONS_PER_TILE", tile[0])
-        monkeypatch.setattr(similarity, "CONCEPTS_PER_TILE", tile[1])
-        scores = soft_wpmi(*sizeable(12).tensors, top_k=50).similarity
-        np.testing.assert_allclose(scores, expected_of_products().similarity, 1e-5, 1e-4)
 
     @pytest.mark.parametrize("p_start", [0.998, 0.99999, 0.999999])
     def test_products_of_sure_images_do_not_overflow(self, p_start: float) -> None:

@@ -1,0 +1,1 @@
+"""What is timed. Each module runs as `python -m tests.benchmarks.NAME`; its last line is one JSON object."""

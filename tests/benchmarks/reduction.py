@@ -1,0 +1,160 @@
+"""The reduction against a plain implementation of the published algorithm: time, memory, labels.
+
+    python -m tests.benchmarks.reduction [--neurons 2048] [--concepts 20000] [--images 10000] [--runs 5]
+
+Each pair runs in turn, several times; ratios are medians over the pairs. Peak memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.dissection.kernels import log_of_products
+from tasks.dissection.panels import Problem, label, used_rows
+from tasks.dissection.similarity import membership
+from tasks.dissection.streaming import TopImages
+from tests.benchmarks import published
+
+DIMENSIONS = 512
+#: What a run may hold in panels: small beside the 1.6 GB of `P` and its softmax.
+MEMORY = 256 << 20
+OURS: dict[str, dict[str, Any]] = {
+    "soft_wpmi": {"top_k": 100},
+    "wpmi": {"top_k": 28},
+    "cos": {},
+    "rank_reorder": {"top_k": 0},  # 5 % of the images, set below
+}
+
+
+def data(num_images: int, num_concepts: int, num_neurons: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings with CLIP's narrow cosines, and activations that follow a concept each, so that labels mean much."""
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(DIMENSIONS, generator=generator)
+    images = torch.randn(num_images, DIMENSIONS, generator=generator) + 0.5 * shared
+    concepts = torch.randn(num_concepts, DIMENSIONS, generator=generator) + 0.5 * shared
+    images, concepts = (X / X.norm(dim=1, keepdim=True) for X in (images, concepts))
+    liked = torch.randint(num_concepts, (num_neurons,), generator=generator)
+    noise = torch.randn(num_images, num_neurons, generator=generator)
+    return images, concepts, (10 * images @ concepts[liked].T + 0.3 * noise).relu()
+
+
+def ours(name: str, images: Tensor, concepts: Tensor, activations: Tensor) -> Tensor:
+    """First labels `[N]` from embeddings and activations."""
+    parameters = dict(OURS[name])
+    if name == "rank_reorder":
+        parameters["top_k"] = int(len(activations) * 0.05)
+    if "top_k" not in parameters:
+        problem = Problem(images, concepts, activations)
+    else:
+        rows, top = used_rows(TopImages.of(activations, parameters["top_k"]))
+        problem = Problem(images[rows], concepts, top)
+    return torch.from_numpy(label(problem, name, 5, MEMORY, **parameters).concept_rows[:, 0])
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def ratio(theirs: Callable[[], Any], mine: Callable[[], Any], runs: int) -> tuple[float, float, float]:
+    """Median of theirs over ours, pair by pair, and the median seconds of each."""
+    mine()  # compiles, and warms the caches
+    pairs = [(seconds(theirs), seconds(mine)) for _ in range(runs)]
+    return (
+        statistics.median(a / b for a, b in pairs),
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+    )
+
+
+def peak_megabytes(who: str, name: str, sizes: list[int]) -> float:
+    """Peak memory above the base (imports and data) of a process that labels once."""
+    command = [sys.executable, "-m", "tests.benchmarks.reduction", "--peak", who, name, *map(str, sizes)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def report_peak(who: str, name: str, sizes: list[int]) -> None:
+    """What `peak_megabytes` starts."""
+    images, concepts, activations = data(*sizes)
+    ours(name, images[:200], concepts[:200], activations[:200, :8])  # compiles: that is no working memory
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    base = peak_so_far()
+    if who == "ours":
+        ours(name, images, concepts, activations)
+    else:
+        published.SIMILARITIES[name](images, concepts, activations)
+    print(peak_so_far() - base)
+
+
+def peak_so_far() -> float:
+    """Peak resident memory of this process, in MB. (`ru_maxrss` would be that of the process that started it.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def scoring(images: Tensor, concepts: Tensor, activations: Tensor, runs: int) -> tuple[float, float, float]:
+    """The loop alone: from softmax rows and top images to similarities."""
+    s = published.softmax_rows(images, concepts, 10.0)
+    rows = TopImages.of(activations, 100).rows
+    p = membership(100, 0.998, 0.97)
+    return ratio(
+        lambda: published.soft_wpmi_scores(s, rows),
+        lambda: published.minus_prior(log_of_products(s, rows, p / (1 - p)), 1.0),
+        runs,
+    )
+
+
+def end_to_end(name: str, images: Tensor, concepts: Tensor, activations: Tensor, runs: int) -> tuple[float, float]:
+    """From embeddings and activations to labels: how much faster, and the share of equal first labels."""
+    theirs, mine = published.SIMILARITIES[name], partial(ours, name)
+    speedup, a, b = ratio(
+        lambda: theirs(images, concepts, activations), lambda: mine(images, concepts, activations), runs
+    )
+    same = (mine(images, concepts, activations) == theirs(images, concepts, activations)).double().mean()
+    print(f"{name:<16} published {a:8.2f} s   ours {b:8.2f} s   {speedup:.1f} x   same first labels {same:.4f}")
+    return speedup, float(same)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option, default in (("neurons", 2048), ("concepts", 20_000), ("images", 10_000), ("runs", 5)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--peak", nargs=5, metavar=("WHO", "NAME", "I", "C", "N"))
+    given = parser.parse_args()
+    if given.peak:
+        report_peak(given.peak[0], given.peak[1], [int(size) for size in given.peak[2:]])
+        return
+    sizes = [given.images, given.concepts, given.neurons]
+    figures: dict[str, Any] = {"neurons": given.neurons, "concepts": given.concepts, "images": given.images}
+    images, concepts, activations = data(*sizes)
+    figures["speedup_scoring"], theirs, mine = scoring(images, concepts, activations, given.runs)
+    print(f"scoring loop     published {theirs:8.2f} s   ours {mine:8.2f} s   {figures['speedup_scoring']:.1f} x")
+    for name in published.SIMILARITIES:
+        # Sorting 500 images for 20,000 concepts and each neuron takes the published way minutes.
+        of = activations[:, : given.neurons // 32] if name == "rank_reorder" else activations
+        speedup, agreement = end_to_end(name, images, concepts, of, given.runs)
+        figures["speedup_end_to_end" if name == "soft_wpmi" else f"speedup_{name}"] = speedup
+        figures["first_label_agreement" if name == "soft_wpmi" else f"agreement_{name}"] = agreement
+    peaks = [peak_megabytes(who, "soft_wpmi", sizes) for who in ("published", "ours")]
+    figures["memory_ratio"] = peaks[0] / peaks[1]
+    print(f"peak memory      published {peaks[0]:8.0f} MB  ours {peaks[1]:8.0f} MB  {figures['memory_ratio']:.1f} x")
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
