@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,21 @@ from storage.layout import Store
 from storage.tables import read_parquet, write_parquet
 from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list, read_concept_embeddings
 from tasks.dissection.labels import Labels
-from tasks.dissection.similarity import SIMILARITIES, Scores
-from tasks.dissection.streaming import Range, TopImages
+from tasks.dissection.panels import Problem, label, used_rows
+from tasks.dissection.similarity import SIMILARITIES
+from tasks.dissection.streaming import CosineMoments, Range, TopImages
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
 from tasks.shard import ProbeRef
 from tasks.spec import LabelSpec
 
 #: Raised by one when the same inputs would give another table than before.
-VERSION = 1
+VERSION = 2
 #: Stands in the tables where a neuron has no label: its activation is the same on every image.
 DEAD = "(dead)"
 #: Top images kept in the store; a run publishes as many of them as it is asked for.
 TOP_IMAGES_KEPT = 100
+#: Keywords of similarity functions that no user chooses.
+NO_HYPERPARAMETERS = ("variant", "live", "log_normaliser")
 LABELS, TOP_IMAGES, DONE = "labels.parquet", "top_images.parquet", "done"
 
 
@@ -114,7 +119,9 @@ def hyperparameters(spec: LabelSpec, num_images: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         p.name: p.default
         for p in signature
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("variant", "live") and p.default is not p.empty
+        if p.kind is p.KEYWORD_ONLY
+        and p.name not in ("variant", "live", "log_normaliser")
+        and p.default is not p.empty
     } | spec.hyperparameters()
     if spec.similarity == "rank_reorder":
         chosen["top_k"] = max(1, int(num_images * chosen.pop("top_fraction", 0.05)))
@@ -128,35 +135,31 @@ def label_layer(plan: LabelPlan, layer: str) -> int:
     """Labels every neuron of a layer; returns how many there are."""
     started = time.perf_counter()
     spec, parameters = plan.spec, hyperparameters(plan.spec, plan.probe.num_images)
-    activations = _activations(plan, layer)  # [I, N]
-    is_dead = Range.of(activations).finish()  # [N]
-    top = TopImages.of(activations, TOP_IMAGES_KEPT)
-    rows = _rows_that_count(activations, parameters.get("top_k"))
-    concepts = torch.from_numpy(read_concept_embeddings(plan.concepts, spec))  # [C, D]
-    P = _image_embeddings(plan)[rows] @ concepts.T  # [I', C]
+    top, is_dead = _read_tops(plan, layer, max(TOP_IMAGES_KEPT, parameters.get("top_k", 0)))
+    problem = _problem(plan, layer, top, parameters.get("top_k"))
+    given = dict(parameters)
     if spec.similarity in ("soft_wpmi", "wpmi") and spec.variant == "paper":
         # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
-        parameters["live"] = ~is_dead
-    scores = SIMILARITIES[spec.similarity](P, activations[rows], variant=spec.variant, **parameters)
+        given["live"] = ~is_dead
+    labels = label(problem, spec.similarity, spec.ranks, spec.memory_bytes(), variant=spec.variant, **given)
     folder = plan.store.labels(plan.digest, layer)
-    table = label_table(layer, scores, is_dead, concept_list(spec).concepts, spec.ranks)
+    table = label_table(layer, labels, is_dead, concept_list(spec).concepts)
     write_parquet(folder, LABELS, table)
-    write_parquet(folder, TOP_IMAGES, top_images_table(layer, top))
+    write_parquet(folder, TOP_IMAGES, top_images_table(layer, top.first(TOP_IMAGES_KEPT)))
     plan.done(layer).mark(
         DONE,
         {
             "num_neurons": len(is_dead),
             "num_dead": int(is_dead.sum()),
-            "hyperparameters": {name: value for name, value in parameters.items() if name != "live"},
+            "hyperparameters": parameters,
             "seconds": time.perf_counter() - started,
         },
     )
     return len(is_dead)
 
 
-def label_table(layer: str, scores: Scores, is_dead: Tensor, concepts: tuple[str, ...], ranks: int) -> pd.DataFrame:
+def label_table(layer: str, labels: Labels, is_dead: Tensor, concepts: tuple[str, ...]) -> pd.DataFrame:
     """A row per neuron and rank, best first; a dead neuron has one row, with no concept and zeros."""
-    labels = Labels.of(scores, ranks)
     num_neurons, num_ranks = labels.concept_rows.shape
     absent = np.full((num_neurons, num_ranks), np.nan)
     likelihood = absent if labels.log_likelihood is None else labels.log_likelihood
@@ -195,22 +198,54 @@ def top_images_table(layer: str, top: TopImages) -> pd.DataFrame:
     )
 
 
-def _rows_that_count(activations: Tensor, top_k: int | None) -> Tensor:
-    """Rows that are a top image of some neuron, in order; all rows for a similarity that looks at all."""
-    if top_k is None:
-        return torch.arange(len(activations))
-    counting: Tensor = TopImages.of(activations, top_k).rows.unique()  # type: ignore[no-untyped-call]
-    return counting
+def _read_tops(plan: LabelPlan, layer: str, k: int) -> tuple[TopImages, Tensor]:
+    """Top `k` images of every neuron, and which neurons are dead `[N]`, read a shard group at a time."""
+    tops: TopImages | None = None
+    ranges: Range | None = None
+    for rows, activations in _activations(plan, layer):
+        top, of_block = TopImages.of(activations, k, rows.start), Range.of(activations)
+        tops = top if tops is None else tops.merge(top, k)
+        ranges = of_block if ranges is None else ranges.merge(of_block)
+    assert tops is not None and ranges is not None  # a probe set has an image
+    return tops, ranges.finish()
 
 
-def _activations(plan: LabelPlan, layer: str) -> Tensor:
+def _problem(plan: LabelPlan, layer: str, top: TopImages, top_k: int | None) -> Problem:
+    """What the spec's similarity function needs to see of the layer, and no more."""
+    concepts = torch.from_numpy(read_concept_embeddings(plan.concepts, plan.spec))  # [C, D]
+    if top_k is not None:
+        used, by_position = used_rows(top.first(top_k))
+        return Problem(_image_embeddings(plan, used), concepts, by_position)
+    everything = torch.arange(plan.probe.num_images)
+    if plan.spec.similarity == "cos":
+        moments = reduce(
+            CosineMoments.merge,
+            (
+                CosineMoments.of(_image_embeddings(plan, everything[rows.start : rows.stop]), activations)
+                for rows, activations in _activations(plan, layer)
+            ),
+        )
+        return Problem(torch.empty(0, concepts.shape[1]), concepts, moments)
+    whole = torch.cat([activations for _, activations in _activations(plan, layer)])  # [I, N]
+    return Problem(_image_embeddings(plan, everything), concepts, whole)
+
+
+def _activations(plan: LabelPlan, layer: str) -> Iterator[tuple[Rows, Tensor]]:
+    """The activations of a layer, a shard group `[rows, N]` at a time."""
     group = arrays.open_group(plan.store.activations(plan.activations.digest), plan.activations.identity)
-    return torch.from_numpy(arrays.read_finished_rows(group, layer, Rows(0, plan.probe.num_images)))
+    for rows in groups(plan.probe.num_images):
+        yield rows, torch.from_numpy(arrays.read_finished_rows(group, layer, rows))
 
 
-def _image_embeddings(plan: LabelPlan) -> Tensor:
+def _image_embeddings(plan: LabelPlan, wanted: Tensor) -> Tensor:
+    """Embeddings of some rows (rising) of the probe set, `[len(wanted), D]`."""
     group = arrays.open_group(plan.store.embeddings(plan.embeddings.digest), plan.embeddings.identity)
-    return torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, Rows(0, plan.probe.num_images)))
+    parts = []
+    for rows in groups(plan.probe.num_images):
+        here = wanted[(wanted >= rows.start) & (wanted < rows.stop)] - rows.start
+        if len(here):
+            parts.append(torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, rows))[here])
+    return torch.cat(parts)
 
 
 def _require(wanted: list[str], done: frozenset[str], what: str, stage: str) -> None:

@@ -20,8 +20,8 @@ from tasks.dissection.labels import Labels
 from tasks.dissection.similarity import SIMILARITIES, Scores, Variant
 from tasks.dissection.streaming import CosineMoments, TopImages
 
-#: A panel is a multiple of this wide, the kernel's tile, and no wider than a matrix product gains from.
-NARROWEST, WIDEST = 64, 8_192
+#: A panel is a multiple of this wide, the kernel's tile.
+NARROWEST = 64
 #: Float32 that a panel needs per concept: of each image the product and its softmax, of each neuron its
 #: likelihood twice, its similarity twice, and what sorting takes.
 FLOATS_PER_IMAGE, FLOATS_PER_NEURON = 3, 6
@@ -32,17 +32,21 @@ class Problem:
     """One layer to label: what stands for its neurons, and what they may be called.
 
     `images [U, D]`: unit embeddings of the images that count. `concepts [C, D]`: those of the concepts. `neurons`:
-    top images whose rows are rows of `images`, or activations `[U, N]`.
+    top images whose rows are rows of `images`; or activations `[U, N]`; or for cos their moments, which need no
+    `images`.
     """
 
     images: Tensor
     concepts: Tensor
-    neurons: TopImages | Tensor
+    neurons: TopImages | Tensor | CosineMoments
 
     @property
     def num_neurons(self) -> int:
         """`N`."""
-        return (self.neurons.rows if isinstance(self.neurons, TopImages) else self.neurons).shape[1]
+        neurons = self.neurons
+        if isinstance(neurons, CosineMoments):
+            return len(neurons.neurons)
+        return (neurons.rows if isinstance(neurons, TopImages) else neurons).shape[1]
 
 
 def used_rows(top: TopImages) -> tuple[Tensor, TopImages]:
@@ -74,9 +78,9 @@ def score(
     """Scores of one panel of concepts after the other, each with the number of its first concept."""
     width = panel_width(len(problem.images), problem.num_neurons, memory)
     panels = [(start, problem.concepts[start : start + width]) for start in range(0, len(problem.concepts), width)]
-    if similarity == "cos" and isinstance(problem.neurons, Tensor):
-        moments = CosineMoments.of(problem.images, problem.neurons)
-        yield from ((start, Scores(moments.finish(concepts))) for start, concepts in panels)
+    if isinstance(problem.neurons, CosineMoments):
+        for start, concepts in panels:
+            yield start, Scores(problem.neurons.finish(concepts))
         return
     function = SIMILARITIES[similarity]
     if similarity in ("soft_wpmi", "wpmi") and len(panels) > 1:
@@ -95,4 +99,4 @@ def log_normaliser(images: Tensor, panels: list[Tensor], a: float) -> Tensor:
 def panel_width(num_images: int, num_neurons: int, memory: int) -> int:
     """How many concepts are scored at a time in so many bytes."""
     bytes_per_concept = 4 * (FLOATS_PER_IMAGE * num_images + FLOATS_PER_NEURON * num_neurons)
-    return min(WIDEST, max(NARROWEST, memory // bytes_per_concept // NARROWEST * NARROWEST))
+    return max(NARROWEST, memory // bytes_per_concept // NARROWEST * NARROWEST)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from tasks.dissection.kernels import log_of_products
 from tasks.dissection.panels import Problem, label, used_rows
 from tasks.dissection.similarity import membership
-from tasks.dissection.streaming import TopImages
+from tasks.dissection.streaming import CosineMoments, TopImages
 from tests.benchmarks import published
 
 DIMENSIONS = 512
@@ -55,8 +55,10 @@ def ours(name: str, images: Tensor, concepts: Tensor, activations: Tensor) -> Te
     parameters = dict(OURS[name])
     if name == "rank_reorder":
         parameters["top_k"] = int(len(activations) * 0.05)
-    if "top_k" not in parameters:
-        problem = Problem(images, concepts, activations)
+    if name == "cos":
+        blocks = [slice(i, i + 1_000) for i in range(0, len(images), 1_000)]
+        moments = reduce(CosineMoments.merge, (CosineMoments.of(images[b], activations[b]) for b in blocks))
+        problem = Problem(images[:0], concepts, moments)
     else:
         rows, top = used_rows(TopImages.of(activations, parameters["top_k"]))
         problem = Problem(images[rows], concepts, top)
