@@ -141,7 +141,7 @@ def label_layer(plan: LabelPlan, layer: str) -> int:
     if spec.similarity in ("soft_wpmi", "wpmi") and spec.variant == "paper":
         # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
         given["live"] = ~is_dead
-    labels = label(problem, spec.similarity, spec.ranks, spec.memory_bytes(), variant=spec.variant, **given)
+    labels = label(problem, spec.similarity, spec.ranks, int(spec.memory * 2**30), variant=spec.variant, **given)
     folder = plan.store.labels(plan.digest, layer)
     table = label_table(layer, labels, is_dead, concept_list(spec).concepts)
     write_parquet(folder, LABELS, table)

@@ -39,18 +39,11 @@ class EngineSpec(Group):
     dask_address: str | None = Field(None, description="Address of a running Dask scheduler, as tcp://host:8786.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     batch_size: int = Field(64, ge=1, description="Images in a forward pass.")
-    memory: float | None = Field(
-        None, gt=0, description="GiB that labelling a layer may work in; a quarter of the machine's by default."
+    memory: float = Field(
+        0.25,
+        gt=0,
+        description="GiB for the panels of concepts that labelling works in; more does not make it faster.",
     )
-
-    def memory_bytes(self) -> int:
-        """What `memory` is in bytes, on this machine."""
-        if self.memory is not None:
-            return int(self.memory * 2**30)
-        import psutil  # in here: only labelling asks
-
-        # Of all memory, not of what is free now: the panels would be of another width in each run.
-        return int(psutil.virtual_memory().total) // 4
 
 
 class ProbeSpec(Group):

@@ -86,14 +86,27 @@ def score(
     if similarity in ("soft_wpmi", "wpmi") and len(panels) > 1:
         a = hyperparameters.get("a", (function.__kwdefaults__ or {})["a"])
         hyperparameters["log_normaliser"] = log_normaliser(problem.images, [part for _, part in panels], a)
-    for start, concepts in panels:
-        P = problem.images @ concepts.T  # [U, W]
+    for (start, _), P in zip(panels, products(problem.images, [part for _, part in panels]), strict=True):
         yield start, function(P, problem.neurons, variant=variant, **hyperparameters)
 
 
 def log_normaliser(images: Tensor, panels: list[Tensor], a: float) -> Tensor:
     """`log Σ_m exp(a P[x, m])` `[U]` over the concepts of all panels."""
-    return reduce(torch.logaddexp, (torch.logsumexp((images @ concepts.T).mul_(a), dim=1) for concepts in panels))
+    parts = (_log_sum_of_exponentials(P, a) for P in products(images, panels))
+    return reduce(torch.logaddexp, parts)
+
+
+def _log_sum_of_exponentials(P: Tensor, a: float) -> Tensor:
+    """`log Σ_m exp(a P[x, m])` `[U]`; `P` is overwritten. (`torch.logsumexp` would hold a copy of it.)"""
+    largest = P.amax(dim=1, keepdim=True)
+    return P.sub_(largest).mul_(a).exp_().sum(dim=1).log_().add_(largest.squeeze(1), alpha=a)
+
+
+def products(images: Tensor, panels: list[Tensor]) -> Iterator[Tensor]:
+    """`P [U, W]` of one panel of concepts after the other, in the same memory: each is gone when the next comes."""
+    into = torch.empty(len(images) * len(panels[0]), dtype=images.dtype)
+    for concepts in panels:
+        yield torch.mm(images, concepts.T, out=into[: len(images) * len(concepts)].view(len(images), -1))
 
 
 def panel_width(num_images: int, num_neurons: int, memory: int) -> int:

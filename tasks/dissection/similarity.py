@@ -162,9 +162,10 @@ def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
 def log_shares(P: Tensor, a: float, log_normaliser: Tensor | None = None) -> Tensor:
     """`log s(m|x) = log softmax_m(a P[x, :])` `[I, C]`.
 
-    Where `P` holds only some of the concepts, `log_normaliser` `[I]` is `log Σ_m exp(a P[x, m])` over all of them.
+    Where `P` holds only some of the concepts, `log_normaliser` `[I]` is `log Σ_m exp(a P[x, m])` over all of them,
+    and `P` is overwritten: fresh memory for every panel costs as much as the product that fills it.
     """
-    return F.log_softmax(a * P, dim=1) if log_normaliser is None else (a * P).sub_(log_normaliser[:, None])
+    return F.log_softmax(a * P, dim=1) if log_normaliser is None else P.mul_(a).sub_(log_normaliser[:, None])
 
 
 def membership(num_images: int, p_start: float, p_end: float, variant: Variant = "paper") -> Tensor:
