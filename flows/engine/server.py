@@ -59,6 +59,7 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | SERVICES_OFF,
+        start_new_session=True,  # or Ctrl-C would end it before the run, which still has records to give it
     )
     assert process.stdin is not None and process.stdout is not None
     try:

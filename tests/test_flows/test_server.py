@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -41,13 +41,15 @@ with prefect_server() as url:
 """
 
 
-def start(mode: str, home: Path) -> subprocess.Popen[str]:
+def start(mode: str, home: Path, errors: IO[str] | None = None) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, mode],
         env=environment | {"PREFECT_HOME": str(home)},
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -83,6 +85,19 @@ def test_the_server_dies_with_a_run_that_is_killed(tmp_path: Path) -> None:
     while is_up(url) and time.monotonic() < until:
         time.sleep(0.1)
     assert not is_up(url)
+
+
+def test_ctrl_c_stops_the_run_and_not_its_server_first(tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("w") as errors:
+        run = start("hang", tmp_path, errors)
+    assert run.stdout is not None
+    assert is_up(run.stdout.readline().strip())
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    run.wait(timeout=30)
+    run.stdout.close()
+    lines = (tmp_path / "errors").read_text().splitlines()
+    assert lines[-1] == "KeyboardInterrupt"
+    assert not any("Connect" in line for line in lines)
 
 
 def test_a_configured_server_is_the_one_used(prefect_api: str) -> None:
