@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from threading import Lock
 
 import torch
@@ -27,9 +26,11 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-@cache
+_locks: dict[torch.device, Lock] = {}
+
+
 def device_lock(device: torch.device) -> Lock:
     """Held around each forward pass: two on one device would share its memory and gain nothing, and the hooks
     of two recordings would meet in one model."""
-    del device  # the cache tells devices apart
-    return Lock()
+    # Not functools.cache: it would give two threads that ask first, at once, a lock each.
+    return _locks.setdefault(device, Lock())

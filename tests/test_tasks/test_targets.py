@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tasks.dissection.errors import UnknownNameError
+from tasks.models import devices
 from tasks.models.devices import choose_device
 from tasks.models.errors import CheckpointError, DownloadError, ModelError, UnknownModelError
 from tasks.models.targets import Target, load_target
@@ -270,3 +273,17 @@ def test_without_a_network_the_way_out_is_a_file(
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
     with pytest.raises(ModelError, match=f"There is no device .*{device}"):
         choose_device(device)
+
+
+def test_threads_that_ask_for_a_device_at_once_share_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu", 7)  # nobody has asked for it yet
+    monkeypatch.setattr(devices, "_locks", {})
+
+    class SlowLock:
+        def __init__(self) -> None:
+            time.sleep(0.05)  # long enough for the other thread to ask too
+
+    monkeypatch.setattr(devices, "Lock", SlowLock)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(devices.device_lock, [device, device])
+    assert one is other
