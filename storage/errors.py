@@ -19,6 +19,10 @@ class ArrayError(StorageError, ValueError):
     """An array that cannot be read, or has lost rows that were written."""
 
 
+class DamagedError(StorageError, ValueError):
+    """A table or marker that is torn, or was taken away from the rest."""
+
+
 class IdentityError(StorageError, ValueError):
     """Stored data that was made from other content or parameters than those asked for."""
 

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import fsspec
 
+from storage.errors import DamagedError
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -70,8 +72,12 @@ class Folder:
             return file.read()
 
     def read_json(self, name: str) -> Any:
-        """A file as JSON."""
-        return json.loads(self.read(name))
+        """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn."""
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:  # no JSON, or no UTF-8
+            path = self.path(name)
+            raise DamagedError(f"{path} is damaged ({error}). Remove it and run again.") from error
 
     def open(self, name: str) -> IO[bytes]:
         """A file opened for reading, with `seek`."""

@@ -6,6 +6,7 @@ import io
 
 import pandas as pd
 
+from storage.errors import DamagedError
 from storage.files import Folder
 
 
@@ -16,9 +17,20 @@ def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
     folder.write(name, data.getvalue())
 
 
-def read_parquet(folder: Folder, name: str) -> pd.DataFrame:
-    """A Parquet table. Raises `FileNotFoundError`."""
-    return pd.read_parquet(io.BytesIO(folder.read(name)))
+def read_parquet(folder: Folder, name: str, *, alone: bool = False) -> pd.DataFrame:
+    """A Parquet table. Raises `DamagedError` where it is torn or gone.
+
+    The way out is to remove the folder, whose files were made together, or where it stands `alone` just the file.
+    """
+    way_out = "Remove it and run again." if alone else f"Remove the folder {folder.url} and run again."
+    try:
+        data = folder.read(name)
+    except FileNotFoundError as error:
+        raise DamagedError(f"The table {folder.path(name)} is not there any more. {way_out}") from error
+    try:
+        return pd.read_parquet(io.BytesIO(data))
+    except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
+        raise DamagedError(f"The table {folder.path(name)} is damaged ({error}). {way_out}") from error
 
 
 def write_csv(folder: Folder, name: str, table: pd.DataFrame) -> None:

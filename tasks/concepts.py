@@ -154,7 +154,7 @@ def _stored(ref: ConceptEmbeddingsRef) -> dict[str, Floats]:
     """Embeddings by text. Blocks in order of name and the first wins, so that two runs read the same."""
     known: dict[str, Floats] = {}
     for name in ref.folder.names():
-        block = read_parquet(ref.folder, name)
+        block = read_parquet(ref.folder, name, alone=True)
         for text, vector in zip(block["text"], block["embedding"], strict=True):
             known.setdefault(text, vector)
     return known

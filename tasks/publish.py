@@ -105,7 +105,7 @@ def republish_report(out: str) -> str:
     """Makes the report of a published run anew from its tables; returns its URL."""
     folder = Folder.at(out)
     run = read_run(folder)
-    tables = [read_parquet(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)]
+    tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
     write_report(folder, run, *tables)
     run["files"][REPORT] = _sha256(folder.read(REPORT))
     folder.write_json(RUN, run)

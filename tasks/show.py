@@ -35,7 +35,7 @@ def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
     run = read_run(folder)
     if wanted.layer and wanted.layer not in run["layers"]:
         raise UnknownNameError.of("layer", wanted.layer, run["layers"], f"The run has {', '.join(run['layers'])}.")
-    labels = read_parquet(folder, LABELS)
+    labels = read_parquet(folder, LABELS, alone=True)
     for layer in [wanted.layer] if wanted.layer else run["layers"]:
         yield _labels_table(layer, labels[labels["layer"] == layer], wanted)
 
@@ -59,7 +59,7 @@ def layers_table(layers: Iterable[TracedLayer]) -> Table:
 
 def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]:
     """What a run prints at its end: first labels of each layer, accuracy, notes, where everything lies."""
-    labels = read_parquet(out, LABELS)
+    labels = read_parquet(out, LABELS, alone=True)
     first = labels[labels["rank"] == 1]
     for layer, facts in run["layers"].items():
         dead = f", {facts['dead']} dead" if facts["dead"] else ""

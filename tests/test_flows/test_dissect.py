@@ -14,6 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from storage.errors import DamagedError
+
 Run = Callable[..., dict[str, int]]
 TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
 NOTHING = {"shard": 0, "embed concepts": 0, "embed and record": 0, "label": 0, "publish": 0}
@@ -87,6 +89,39 @@ def test_a_change_redoes_what_depends_on_it(
     change: dict[str, Any], redone: dict[str, int], run: Run, finished: dict[str, Any]
 ) -> None:
     assert run(**(finished | change)) == NOTHING | redone
+
+
+TORN = (
+    "store.json",
+    "probes/*/manifest.json",
+    "probes/*/rejects.parquet",
+    "embeddings/*.done/*.json",
+    "activations/*.done/head/*.json",
+    "concepts/*/*.parquet",
+    "labels/*/head/labels.parquet",
+    "labels/*/head/top_images.parquet",
+    "labels/*/head/done.json",
+)
+
+
+@pytest.mark.parametrize("kind", TORN)
+def test_a_torn_file_of_the_store_is_named_and_the_way_out_works(
+    kind: str, run: Run, finished: dict[str, Any]
+) -> None:
+    before = tables(Path(finished["out"]))
+    file = next(Path(finished["store"]).glob(kind))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    wanted = finished | {"top_images": 3}  # has to be published anew, from what is stored
+    with pytest.raises(DamagedError, match=r"emove .*and run again") as caught:
+        run(**wanted)
+    assert str(file) in str(caught.value)
+    if "Remove the folder" in str(caught.value):
+        shutil.rmtree(file.parent)
+    else:
+        file.unlink()
+    run(**wanted)
+    run(**finished)
+    assert tables(Path(finished["out"])) == before
 
 
 def test_changed_images_are_seen(run: Run, tiny: dict[str, Any], images: Path) -> None:

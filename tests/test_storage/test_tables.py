@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from storage.errors import DamagedError
 from storage.files import Folder
 from storage.tables import read_parquet, write_csv, write_parquet
 
@@ -32,6 +33,22 @@ def test_the_same_table_gives_the_same_bytes(folder: Folder) -> None:
     write_parquet(folder, "x.parquet", TABLE)
     write_parquet(folder, "y.parquet", read_parquet(folder, "x.parquet").copy())
     assert folder.read("x.parquet") == folder.read("y.parquet")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_torn_table_says_what_to_remove(folder: Folder, share: float) -> None:
+    write_parquet(folder, "x.parquet", TABLE)
+    data = folder.read("x.parquet")
+    folder.write("x.parquet", data[: int(share * len(data))])
+    with pytest.raises(DamagedError, match=r"x\.parquet is damaged .*Remove the folder .* and run again"):
+        read_parquet(folder, "x.parquet")
+    with pytest.raises(DamagedError, match=r"x\.parquet is damaged .*Remove it and run again"):
+        read_parquet(folder, "x.parquet", alone=True)
+
+
+def test_a_table_that_is_gone_says_so(folder: Folder) -> None:
+    with pytest.raises(DamagedError, match=r"x\.parquet is not there any more"):
+        read_parquet(folder, "x.parquet")
 
 
 def test_a_table_without_rows_keeps_its_columns(folder: Folder) -> None:
