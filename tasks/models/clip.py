@@ -117,7 +117,8 @@ def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     raise ModelError(
         f"CLIP model {architecture} needs weights: --clip {architecture}/{tags[0] if tags else 'PRETRAINED'}"
-        f"{f' (or {chr(44).join(tags[1:6])})' if tags[1:] else ''}, or --clip-checkpoint FILE."
+        f"{f' (or {chr(44).join(tags[1:6])})' if tags[1:] else ''}, or --clip-checkpoint FILE "
+        "(where it is the target, --checkpoint FILE)."
     )
 
 

@@ -51,9 +51,12 @@ def load_target(name: str, checkpoint: str | None, device: str) -> Target:
             f"There is no target {name!r}. Write torchvision:NAME, timm:NAME, open_clip:NAME/PRETRAINED, "
             "module:function, or sample."
         )
-    weights = read_checkpoint(checkpoint) if checkpoint else None
-    makers = {"torchvision": _from_torchvision, "timm": _from_timm, "open_clip": _from_open_clip}
-    if kind in makers:
+    # open_clip reads a checkpoint itself: it is that of the whole model, of which the target is a part.
+    weights = read_checkpoint(checkpoint) if checkpoint and kind != "open_clip" else None
+    makers = {"torchvision": _from_torchvision, "timm": _from_timm}
+    if kind == "open_clip":
+        (model, preprocess), source = _from_open_clip(rest, checkpoint), ""
+    elif kind in makers:
         (model, preprocess), source = makers[kind](rest, weights), ""
     else:
         model, preprocess, source = _from_function(kind, rest)
@@ -130,12 +133,11 @@ def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module,
     return model, timm.data.create_transform(**config, is_training=False)
 
 
-def _from_open_clip(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+def _from_open_clip(rest: str, checkpoint: str | None) -> tuple[nn.Module, Preprocess]:
+    """The image encoder of a CLIP model."""
     from tasks.models.clip import create_clip
 
-    if weights is not None:
-        raise ModelError("open_clip targets take their weights from open_clip:NAME/PRETRAINED, not --checkpoint.")
-    model, preprocess = create_clip(rest, None)
+    model, preprocess = create_clip(rest, checkpoint)
     visual: nn.Module = model.visual
     return visual, preprocess
 

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.dissection.errors import UnknownNameError
@@ -25,6 +25,7 @@ from tasks.models import devices
 from tasks.models.devices import choose_device
 from tasks.models.errors import CheckpointError, DownloadError, ModelError, UnknownModelError
 from tasks.models.targets import Target, load_target
+from tests.test_tasks.conftest import TinyClip
 
 #: The smallest networks of the libraries.
 TORCHVISION, TIMM = "torchvision:squeezenet1_1", "timm:test_resnet"
@@ -205,6 +206,13 @@ def test_a_checkpoint_is_loaded_into_what_a_function_makes(project: Path) -> Non
     target = load("usernets:plain", project / "w.safetensors")
     assert target.model.get_parameter("head.weight").unique().tolist() == [5.0]
     assert target.identity != load("usernets:plain").identity
+
+
+def test_a_checkpoint_of_a_clip_model_gives_its_image_encoder(tiny_clip: TinyClip) -> None:
+    target = load(f"open_clip:{tiny_clip.config}", tiny_clip.checkpoint)
+    weights = load_file(tiny_clip.checkpoint)
+    assert run(target) == (1, 8)
+    assert all(torch.equal(tensor, weights[f"visual.{name}"]) for name, tensor in target.model.state_dict().items())
 
 
 def test_a_function_that_makes_no_network_says_what_it_made() -> None:
