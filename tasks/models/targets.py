@@ -65,11 +65,32 @@ def load_target(name: str, checkpoint: str | None, device: str) -> Target:
     where = choose_device(device)
     model = model.eval().requires_grad_(False).to(where)
     identity = {
-        "architecture": hashlib.sha256(repr(model).encode()).hexdigest() + source,
+        "architecture": hashlib.sha256(_architecture(model).encode()).hexdigest() + source,
         "weights": digest_of_weights(model),
         "preprocess": describe(preprocess),
     }
     return Target(model, preprocess, where, identity)
+
+
+def _architecture(model: nn.Module) -> str:
+    """A text that changes when what the network does with its weights changes.
+
+    The settings of its modules too: neither repr nor weights show the number of attention heads, or that GoogLeNet
+    with pretrained weights scales its input anew.
+    """
+    settings = [
+        f"{name}.{key}={value!r}"
+        for name, module in model.named_modules()
+        for key, value in sorted(vars(module).items())
+        if not key.startswith("_") and key != "training" and _is_plain(value)
+    ]
+    return "\n".join([repr(model), *settings])
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:

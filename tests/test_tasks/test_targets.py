@@ -215,6 +215,24 @@ def test_a_checkpoint_of_a_clip_model_gives_its_image_encoder(tiny_clip: TinyCli
     assert all(torch.equal(tensor, weights[f"visual.{name}"]) for name, tensor in target.model.state_dict().items())
 
 
+def test_settings_that_no_weight_shows_are_another_network(project: Path) -> None:
+    (project / "attention.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from pathlib import Path\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.MultiheadAttention(8, int(Path('heads').read_text())))\n"
+    )
+    identities = []
+    for heads in ("2", "4"):
+        (project / "heads").write_text(heads)
+        identities.append(load("attention:make").identity)
+    forget("attention")
+    assert identities[0]["weights"] == identities[1]["weights"]
+    assert identities[0]["architecture"] != identities[1]["architecture"]
+
+
 def test_a_function_that_makes_no_network_says_what_it_made() -> None:
     with pytest.raises(ModelError, match=r"tests.tiny_models:not_a_network gave int, not a torch.nn.Module"):
         load("tests.tiny_models:not_a_network")
