@@ -104,6 +104,13 @@ def num_concepts(spec: EmbedSpec) -> int:
 def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -> int:
     """Embeds the texts that no block has, and writes them as one block; returns how many."""
     del num_texts  # it is in the task's name
+    if concept_embeddings_of(spec).digest != ref.digest:
+        load_clip.cache_clear()  # a worker that outlives runs has loaded what a file held before
+        if concept_embeddings_of(spec).digest != ref.digest:
+            raise EmbeddingsError(
+                "What embeds the concepts, or their list, is another on a worker than the run was planned with. "
+                "Give all machines the same files, and run again."
+            )
     texts = missing_texts(ref, spec)
     if not texts:
         return 0

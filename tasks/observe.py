@@ -16,7 +16,8 @@ from prefect.cache_policies import NO_CACHE
 
 from storage import arrays
 from storage.completion import Rows
-from storage.errors import ShardError
+from storage.errors import EmbeddingsError, ShardError
+from storage.identity import Identity
 from storage.shards import read_images
 from tasks.dissection.errors import LayerError
 from tasks.dissection.hooks import recorded
@@ -43,7 +44,7 @@ def observe(plan: ObservationPlan, work: Missing) -> int:
         for images in _decoded_batches(plan, work.rows):
             clock.lap("decode")
             if by_clip and plan.embed:
-                clip_batches.append(_embed(plan.embed, images))
+                clip_batches.append(_embed(plan, plan.embed, images))
                 clock.lap("embed")
             if work.layers:
                 for layer, activations in _record(plan, work.layers, images).items():
@@ -96,18 +97,24 @@ def _write_activations(plan: ObservationPlan, work: Missing, blocks: dict[str, a
         of.store.activations_done(of.digest, layer).mark(work.rows.name, facts)
 
 
-def _embed(spec: EmbedSpec, images: list[Image]) -> torch.Tensor:
+def _embed(plan: ObservationPlan, spec: EmbedSpec, images: list[Image]) -> torch.Tensor:
     """Unit embeddings `[B, D]` of a batch of images."""
-    assert spec.clip is not None
+    assert spec.clip is not None and plan.embeddings is not None
     clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+    if not _is_planned(clip.identity, plan.embeddings.identity):
+        load_clip.cache_clear()
+        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+        _refuse_unplanned(clip.identity, plan.embeddings.identity, f"CLIP model {spec.clip}")
     return clip.embed_images(_inputs(clip.preprocess, images))  # of [B, 3, H, W]
 
 
 def _precomputed(plan: ObservationPlan, rows: Rows) -> arrays.Floats:
     """Unit embeddings of a range of rows from the file that holds them."""
     assert plan.embed is not None and plan.embed.image_embeddings is not None
-    paths = plan.probe.index()["path"].tolist()
-    return ImageEmbeddingsFile.at(plan.embed.image_embeddings).rows(paths, rows)
+    file = ImageEmbeddingsFile.at(plan.embed.image_embeddings)
+    if plan.embeddings is None or plan.embeddings.identity["precomputed"] != file.digest():
+        raise EmbeddingsError(f"{file.url} or its keys have changed since the run began. Run again.")
+    return file.rows(plan.probe.index()["path"].tolist(), rows)
 
 
 def _decoded_batches(plan: ObservationPlan, rows: Rows) -> Iterator[list[Image]]:
@@ -139,11 +146,29 @@ def _record(plan: ObservationPlan, layers: tuple[str, ...], images: list[Image])
     assert plan.record is not None and plan.activations is not None
     spec = plan.record
     target = load_target(spec.target, spec.checkpoint, spec.device)
+    if not _is_planned(target.identity, plan.activations.identity):
+        load_target.cache_clear()
+        target = load_target(spec.target, spec.checkpoint, spec.device)
+        _refuse_unplanned(target.identity, plan.activations.identity, f"network {spec.target}")
     batch = _inputs(target.preprocess, images).to(target.device)  # [B, 3, H, W]
     layouts = {layer: plan.activations.layouts[layer] for layer in layers}
     with device_lock(target.device), torch.inference_mode(), recorded(target.model, layouts, spec.summary) as out:
         target.model(batch)
         return {layer: out[layer].float().cpu() for layer in layers}
+
+
+def _is_planned(loaded: Identity, planned: Identity) -> bool:
+    return all(planned[name] == value for name, value in loaded.items())
+
+
+def _refuse_unplanned(loaded: Identity, planned: Identity, what: str) -> None:
+    """A worker that outlives runs may hold what a file held before, and one elsewhere may have another file."""
+    if not _is_planned(loaded, planned):
+        other = ", ".join(name for name, value in loaded.items() if planned[name] != value)
+        raise ModelError(
+            f"A worker loads another {what} than the run was planned with (different: {other}). Give all machines "
+            "the same files, restart the workers where code has changed, and run again."
+        )
 
 
 def _inputs(preprocess: Preprocess, images: list[Image]) -> torch.Tensor:

@@ -18,11 +18,14 @@ from storage import arrays
 from storage.errors import EmbeddingsError, IdentityError, ShardError
 from tasks import images as decoding
 from tasks import observe as observing
+from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.models.clip import load_clip
+from tasks.models.errors import ModelError
+from tasks.models.targets import load_target
 from tasks.observation import plan_observation
 from tasks.observe import observe
-from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, observed, shard
+from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, make_clip, observed, shard
 from tests.tiny_models import ColourNet, to_tensor
 
 
@@ -287,3 +290,48 @@ def test_a_store_that_was_copied_together_by_hand_is_refused(bench: Bench) -> No
     group.attrs["identity"] = {**of.identity, "weights": "other"}
     with pytest.raises(IdentityError, match="weights: stored 'other'"):
         plan_observation(probe, None, spec)
+
+
+def test_a_worker_that_outlived_a_change_of_checkpoint_records_the_network_planned_with(
+    bench: Bench, tmp_path: Path
+) -> None:
+    older, newer = ({name: n * tensor for name, tensor in ColourNet().state_dict().items()} for n in (1, 2))
+    checkpoint = tmp_path / "weights.safetensors"
+    spec = bench.spec(checkpoint=str(checkpoint), layers=("conv",))
+    save_file(newer, checkpoint)
+    plan = plan_observation(shard(spec), None, spec)
+
+    def hold_older() -> None:
+        load_target.cache_clear()
+        save_file(older, checkpoint)
+        load_target(spec.target, spec.checkpoint, spec.device)
+
+    hold_older()
+    with pytest.raises(ModelError, match=r"another network .* planned with .different: weights"):
+        observe.fn(plan, plan.missing[0])
+    hold_older()
+    save_file(newer, checkpoint)
+    observe.fn(plan, plan.missing[0])
+    with torch.inference_mode():
+        expected = 2 * ColourNet().conv(inputs(bench)).mean((2, 3)).numpy()
+    assert np.allclose(activations(plan, "conv"), expected, atol=1e-6)
+
+
+def test_a_worker_with_another_clip_is_refused(bench: Bench, tiny_clip: TinyClip, tmp_path: Path) -> None:
+    spec = bench.spec(image_embeddings=None, concept_embeddings=None, **tiny_clip.options)
+    plan, concepts = plan_observation(shard(spec), spec, None), concept_embeddings_of(spec)
+    other = make_clip(tmp_path / "other", seed=1)
+    tiny_clip.checkpoint.write_bytes(other.checkpoint.read_bytes())
+    load_clip.cache_clear()
+    with pytest.raises(ModelError, match=r"another CLIP model .* planned with"):
+        observe.fn(plan, plan.missing[0])
+    with pytest.raises(EmbeddingsError, match="than the run was planned with"):
+        embed_concepts.fn(concepts, spec, 4)
+
+
+def test_embeddings_that_change_during_a_run_are_refused(bench: Bench) -> None:
+    spec = bench.spec()
+    plan = plan_observation(shard(spec), spec, None)
+    np.save(bench.image_embeddings, np.load(bench.image_embeddings)[::-1])
+    with pytest.raises(EmbeddingsError, match="changed since the run began"):
+        observe.fn(plan, plan.missing[0])
