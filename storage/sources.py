@@ -93,7 +93,7 @@ def _local_files(root: str) -> dict[str, dict[str, Any]]:
     """Regular files below a folder, and those that links point to; fsspec would not look into linked folders."""
     files: dict[str, dict[str, Any]] = {}
     seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_unlistable):
         here = Path(folder).stat()
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()  # a link back
@@ -115,6 +115,10 @@ def _local_files(root: str) -> dict[str, dict[str, Any]]:
 def _looks_like_image(path: str) -> bool:
     name = posixpath.basename(path)
     return "." in name and name.rsplit(".", 1)[1].lower() in IMAGE_ENDINGS
+
+
+def _unlistable(error: OSError) -> None:
+    raise SourceError(f"The folder {error.filename} cannot be listed ({error.strerror}). Give it read permission.")
 
 
 def _version(info: dict[str, object]) -> str:

@@ -54,6 +54,22 @@ def test_every_image_is_read_from_where_it_was_listed(folder: Folder) -> None:
         assert image.num_bytes == len(image.path.encode())
 
 
+def test_a_folder_that_cannot_be_listed_is_named_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(Folder(str(tmp_path)), "a.png", "dog/1.jpg")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:  # not chmod: root may list everything
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"dog cannot be listed \(Permission denied\)"):
+        list_images(str(tmp_path))
+
+
 def test_hidden_files_and_folders_are_left_out(folder: Folder) -> None:
     put(folder, "a.png", ".b.png", "._a.png", ".thumbs/c.png", "d/.e.png")
     assert listed(folder) == ["a.png"]
