@@ -45,6 +45,15 @@ class EngineSpec(Group):
         description="GiB for the panels of concepts that labelling works in; more does not make it faster.",
     )
 
+    @model_validator(mode="after")
+    def _workers_see_the_store(self) -> Self:
+        if self.store.startswith("memory://") and (self.workers or self.dask_address):
+            raise ValueError(
+                f"--store {self.store} is the memory of one process, and Dask works in others. Use a folder or an "
+                "object store, or leave out --workers and --dask-address."
+            )
+        return self
+
 
 class ProbeSpec(Group):
     """Probe images"""

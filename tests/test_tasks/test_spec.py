@@ -143,3 +143,10 @@ def test_parameters_are_read_without_torch_and_prefect() -> None:
     code = "import sys, tasks.spec; print([m for m in ('torch', 'prefect', 'numpy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("engine", [{"workers": 2}, {"dask_address": "tcp://host:8786"}], ids=str)
+def test_other_processes_cannot_share_a_store_in_memory(engine: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="is the memory of one process"):
+        DissectSpec(**WHOLE, store="memory://store", **engine)
+    assert DissectSpec(**WHOLE, store="memory://store").workers == 0
