@@ -30,7 +30,7 @@ class SourceImage:
     #: Where to read it.
     url: str
     num_bytes: int
-    #: What changes when the file does: modification time in nanoseconds, or an object store's ETag.
+    #: What changes when the file does: times of content and inode in nanoseconds, or an object store's ETag.
     version: str
     #: WebDataset key: the path without ending and dots, unique in the probe set.
     key: str
@@ -108,7 +108,9 @@ def _local_files(root: str) -> dict[str, dict[str, Any]]:
                 files[path] = {"size": 0}  # a link to nowhere: refused with the reason when it is read
                 continue
             if stat.S_ISREG(info.st_mode):
-                files[path] = {"size": info.st_size, "mtime": info.st_mtime_ns}
+                # Of the inode too, as in git's index: tar and `cp -p` set the other time to what it was, a bitmap
+                # of one size is of one length, and a file that may be read at last has changed only there.
+                files[path] = {"size": info.st_size, "mtime": f"{info.st_mtime_ns} {info.st_ctime_ns}"}
     return files
 
 

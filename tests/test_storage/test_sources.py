@@ -157,6 +157,17 @@ def test_a_link_to_an_image_is_that_image(disk: Folder, tmp_path: Path) -> None:
     assert (link.num_bytes, read_image(link.url)) == (5, b"image")
 
 
+def test_another_file_of_the_same_size_and_time_has_another_version(disk: Folder) -> None:
+    put(disk, "a.png")
+    before, file = by_path(disk)["a.png"], Path(disk.path("a.png"))
+    times = file.stat()
+    file.write_bytes(b"z" * times.st_size)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = by_path(disk)["a.png"]
+    assert file.stat().st_mtime_ns == times.st_mtime_ns and after.num_bytes == before.num_bytes
+    assert after.version != before.version
+
+
 def test_a_link_changes_its_version_when_the_image_it_points_to_changes(disk: Folder, tmp_path: Path) -> None:
     put(disk, "a.png")
     target = tmp_path / "elsewhere.png"
