@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 #: Which hyperparameters each similarity function has; their defaults stand in its signature.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
@@ -118,6 +118,12 @@ class TargetSpec(Group):
     summary: Literal["mean", "max", "class_token", "token_mean", "token_max"] = Field(
         "mean", description="Summary function: how a map or a row of tokens becomes one activation."
     )
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_as_typed(cls, given: Any) -> Any:
+        # `layers: conv1,layer*` in a spec file means what it means on the command line.
+        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
 
 
 class SimilaritySpec(Group):

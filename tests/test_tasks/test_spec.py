@@ -150,3 +150,8 @@ def test_other_processes_cannot_share_a_store_in_memory(engine: dict[str, Any]) 
     with pytest.raises(ValidationError, match="is the memory of one process"):
         DissectSpec(**WHOLE, store="memory://store", **engine)
     assert DissectSpec(**WHOLE, store="memory://store").workers == 0
+
+
+def test_layers_may_be_one_text_as_on_the_command_line() -> None:
+    assert DissectSpec(**WHOLE | {"layers": "conv1, layer*"}).layers == ("conv1", "layer*")
+    assert DissectSpec(**WHOLE | {"layers": "conv1"}).layers == ("conv1",)
