@@ -108,6 +108,12 @@ class Folder:
             with fs.open(path, "wb") as out:  # one put: object stores show an object only when it is whole
                 shutil.copyfileobj(file, out, 1 << 22)
 
+    def remove_file(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
+
     def remove(self) -> None:
         """Removes the folder and all below, if it is there."""
         fs, root = fsspec.url_to_fs(self.url)

@@ -27,8 +27,9 @@ from tasks.models.clip import load_clip
 from tasks.precomputed import Floats, file_digest, read_npy
 from tasks.spec import EmbedSpec
 
-#: Texts in a forward pass. Fixed, so that a text's embedding does not depend on a setting.
-TEXTS_PER_BATCH = 256
+#: Texts in a forward pass, always so many: the last digits of an embedding would otherwise depend on how many texts
+#: are new, and on the number of threads.
+TEXTS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
         assert spec.clip is not None
         clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
         batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
-        vectors = torch.cat([clip.embed_texts(batch) for batch in batches]).numpy()  # [C, D]
+        filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
+        vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     write_parquet(ref.folder, f"{block}.parquet", table)

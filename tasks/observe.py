@@ -105,7 +105,7 @@ def _embed(plan: ObservationPlan, spec: EmbedSpec, images: list[Image]) -> torch
         load_clip.cache_clear()
         clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
         _refuse_unplanned(clip.identity, plan.embeddings.identity, f"CLIP model {spec.clip}")
-    return clip.embed_images(_inputs(clip.preprocess, images))  # of [B, 3, H, W]
+    return clip.embed_images(_inputs(clip.preprocess, images, spec.batch_size))[: len(images)]
 
 
 def _precomputed(plan: ObservationPlan, rows: Rows) -> arrays.Floats:
@@ -150,11 +150,11 @@ def _record(plan: ObservationPlan, layers: tuple[str, ...], images: list[Image])
         load_target.cache_clear()
         target = load_target(spec.target, spec.checkpoint, spec.device)
         _refuse_unplanned(target.identity, plan.activations.identity, f"network {spec.target}")
-    batch = _inputs(target.preprocess, images).to(target.device)  # [B, 3, H, W]
+    batch = _inputs(target.preprocess, images, spec.batch_size).to(target.device)
     layouts = {layer: plan.activations.layouts[layer] for layer in layers}
     with device_lock(target.device), torch.inference_mode(), recorded(target.model, layouts, spec.summary) as out:
         target.model(batch)
-        return {layer: out[layer].float().cpu() for layer in layers}
+        return {layer: out[layer][: len(images)].float().cpu() for layer in layers}
 
 
 def _is_planned(loaded: Identity, planned: Identity) -> bool:
@@ -171,8 +171,12 @@ def _refuse_unplanned(loaded: Identity, planned: Identity, what: str) -> None:
         )
 
 
-def _inputs(preprocess: Preprocess, images: list[Image]) -> torch.Tensor:
-    """Preprocessed images `[B, 3, H, W]`."""
+def _inputs(preprocess: Preprocess, images: list[Image], batch_size: int) -> torch.Tensor:
+    """Preprocessed images `[batch_size, 3, H, W]`, the last one repeated where there are fewer.
+
+    A short batch may be multiplied in another order, and by the number of threads: its last digits would differ from
+    one engine to another.
+    """
     inputs = list(_pool().map(preprocess, images))
     shapes = {tuple(one.shape) for one in inputs}
     if len(shapes) > 1:
@@ -180,7 +184,7 @@ def _inputs(preprocess: Preprocess, images: list[Image]) -> torch.Tensor:
             f"The preprocessing gives inputs of {len(shapes)} shapes ({', '.join(map(str, sorted(shapes)[:3]))}), "
             "and a batch has one. Let it resize or crop, or give images of one size."
         )
-    return torch.stack(inputs)
+    return torch.stack(inputs + inputs[-1:] * (batch_size - len(inputs)))
 
 
 def _refuse_non_finite(probe: ProbeRef, layer: str, rows: Rows, block: arrays.Floats) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from storage.errors import EmbeddingsError
+from pathlib import Path
+
+from storage.errors import EmbeddingsError, SourceError
+from storage.files import is_local
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import load_clip
@@ -13,6 +16,8 @@ from tasks.spec import DissectSpec
 
 def preflight(spec: DissectSpec) -> None:
     """Loads models, lists and embedding files and checks them against each other; raises what is wrong."""
+    if spec.out and is_local(spec.out) and Path(spec.out).is_file():
+        raise SourceError(f"--out {spec.out} is a file. It takes the folder where tables and report go.")
     concept_list(spec)
     truth = true_concepts(spec)
     layouts = traced_layers(spec)

@@ -72,6 +72,7 @@ def publish(plan: PublishPlan) -> None:
     labels = pd.concat([plan.labels.labels(layer) for layer in layers], ignore_index=True)
     top_images = _top_images(plan, layers)
     rejects = plan.labels.probe.rejects()
+    plan.out.remove_file(RUN)  # until all is there again, the folder holds no finished run
     write_parquet(plan.out, LABELS, labels)
     write_csv(plan.out, LABELS_CSV, labels)
     write_csv(plan.out, DESCRIPTIONS, descriptions(labels))

@@ -61,18 +61,20 @@ def follow(
     for observer in _observers:
         observer.started(stage, total, done, unit)
     artifact = _progress_artifact(stage, done, total) if work else None
-    for future in as_completed(list(amounts)):
-        future.wait()  # it has ended; this makes it know how
-        if not future.state.is_completed():
-            continue
-        done += amounts[future]
+    try:
+        for future in as_completed(list(amounts)):
+            future.wait()  # it has ended; this makes it know how
+            if not future.state.is_completed():
+                continue
+            done += amounts[future]
+            for observer in _observers:
+                observer.advanced(stage, amounts[future])
+            if artifact and (done == total or time.perf_counter() - told > SECONDS_BETWEEN_UPDATES):
+                told = time.perf_counter()
+                update_progress_artifact(artifact, progress=100 * done / max(1, total))
+    finally:
         for observer in _observers:
-            observer.advanced(stage, amounts[future])
-        if artifact and (done == total or time.perf_counter() - told > SECONDS_BETWEEN_UPDATES):
-            told = time.perf_counter()
-            update_progress_artifact(artifact, progress=100 * done / max(1, total))
-    for observer in _observers:
-        observer.finished(stage, time.perf_counter() - started)
+            observer.finished(stage, time.perf_counter() - started)
     for future in amounts:
         future.result()  # raises what the task raised
 

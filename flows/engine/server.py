@@ -130,7 +130,10 @@ def _wait_for_records(url: str, patience: float) -> None:
     body = {"task_runs": {"id": {"any_": [str(task_run) for task_run in followed]}, "state": ended}}
     seen, since = -1, time.monotonic()
     while seen < len(followed) and time.monotonic() - since < patience:
-        found = httpx.post(f"{url}/task_runs/count", json=body, timeout=30).json()
+        try:
+            found = httpx.post(f"{url}/task_runs/count", json=body, timeout=30).json()
+        except httpx.HTTPError:
+            break  # the server is gone, and the run's own error, if any, says more
         if found != seen:
             seen, since = found, time.monotonic()
         time.sleep(0.05)

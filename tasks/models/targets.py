@@ -123,7 +123,9 @@ def _fitting(name: str, weights: dict[str, Tensor]) -> nn.Module:
     """A torchvision network with as many classes as a checkpoint has (365 for Places)."""
     from torchvision.models import get_model
 
-    model: nn.Module = get_model(name, weights=None)
+    # Published weights of these two expect input scaled anew, which torchvision does only when it loads them itself.
+    scaled = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = get_model(name, weights=None, **scaled)
     found = unwrapped(weights, model.state_dict())
     # The classifier is the bias, of all that are there, whose length changes with the number of classes.
     with torch.device("meta"):
@@ -131,7 +133,7 @@ def _fitting(name: str, weights: dict[str, Tensor]) -> nn.Module:
     for key, tensor in model.state_dict().items():
         is_classifier = tensor.ndim == 1 and tensor.shape != other[key].shape
         if is_classifier and key in found and found[key].shape != tensor.shape:
-            fitting: nn.Module = get_model(name, weights=None, num_classes=len(found[key]))
+            fitting: nn.Module = get_model(name, weights=None, num_classes=len(found[key]), **scaled)
             return fitting
     return model
 

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from storage.errors import DamagedError
+from tasks.sample.draw import write_probe
 
 Run = Callable[..., dict[str, int]]
 TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
@@ -152,3 +153,24 @@ def test_every_similarity_labels(similarity: str, variant: str, run: Run, finish
     labels = pd.read_parquet(Path(finished["out"]) / "labels.parquet")
     assert np.isfinite(labels["similarity"]).all()
     assert len(labels[labels["layer"] == "head"]) == 4 * 4
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"images_per_shard": 9}], ids=str)
+def test_a_clip_model_embeds_the_same_on_every_engine(
+    settings: dict[str, Any], run: Run, finished: dict[str, Any], tmp_path: Path
+) -> None:
+    # Few images and few concepts: short batches are what threads and processes would multiply in another order.
+    write_probe(tmp_path / "drawn", 12)
+    (tmp_path / "six.txt").write_text("circle\nstar\nring\nblue\nstriped\nred background\n")
+    own = {
+        "probe": str(tmp_path / "drawn"),
+        "concepts": str(tmp_path / "six.txt"),
+        "clip": "sample",
+        "image_embeddings": None,
+        "concept_embeddings": None,
+        "truth": None,
+    }
+    run(**(finished | own))
+    before = tables(tmp_path / "out")
+    run(**(finished | own | settings | {"store": str(tmp_path / "other"), "out": str(tmp_path / "other-out")}))
+    assert tables(tmp_path / "other-out") == before
