@@ -18,6 +18,9 @@ import fsspec
 
 from storage.errors import DamagedError
 
+#: What file systems tell of a file that changes with it: local ones, then object stores.
+VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -70,6 +73,12 @@ class Folder:
         """All bytes of a file. Raises `FileNotFoundError`."""
         with self.open(name) as file:
             return file.read()
+
+    def version(self, name: str) -> str:
+        """A text that changes when a file does, without reading it. Raises `FileNotFoundError`."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        info = fs.info(path)
+        return " ".join(f"{field}={info[field]}" for field in VERSION_FIELDS if info.get(field))
 
     def read_json(self, name: str) -> Any:
         """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn."""

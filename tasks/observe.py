@@ -54,7 +54,7 @@ def observe(plan: ObservationPlan, work: Missing) -> int:
         block = torch.cat(clip_batches).numpy() if by_clip else _precomputed(plan, work.rows)
         clock.lap("embed")
         ref = plan.embeddings
-        _refuse_non_finite(plan.probe, "the CLIP model", work.rows, block)
+        _refuse_non_finite(plan.probe, "The CLIP model", work.rows, block)
         group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
         arrays.write_rows(group, EMBEDDINGS, work.rows, block)
         facts = {"num_images": len(work.rows), "seconds": clock.seconds["embed"], "decode": clock.seconds["decode"]}
@@ -86,7 +86,7 @@ def _write_activations(plan: ObservationPlan, work: Missing, blocks: dict[str, a
     assert of is not None
     group = arrays.open_group(of.store.activations(of.digest), of.identity)
     for layer, block in blocks.items():
-        _refuse_non_finite(plan.probe, layer, work.rows, block)
+        _refuse_non_finite(plan.probe, f"Layer {layer!r}", work.rows, block)
         arrays.write_rows(group, layer, work.rows, block)
     clock.lap("record")
     share = 1 / len(blocks)
@@ -187,12 +187,12 @@ def _inputs(preprocess: Preprocess, images: list[Image], batch_size: int) -> tor
     return torch.stack(inputs + inputs[-1:] * (batch_size - len(inputs)))
 
 
-def _refuse_non_finite(probe: ProbeRef, layer: str, rows: Rows, block: arrays.Floats) -> None:
+def _refuse_non_finite(probe: ProbeRef, what: str, rows: Rows, block: arrays.Floats) -> None:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(bad):
         path = probe.index()["path"].iloc[rows.start + int(bad[0])]
         raise LayerError(
-            f"Layer {layer!r} gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
+            f"{what} gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
             "Check the network's weights and preprocessing."
         )
 

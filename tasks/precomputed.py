@@ -19,12 +19,12 @@ Floats = npt.NDArray[np.float32]
 
 def read_npy(url: str) -> Floats:
     """A matrix of finite, non-zero rows, scaled to norm 1, float32. Raises `EmbeddingsError`."""
-    return _read_npy(url, file_digest(url))
+    return _read_npy(url, _version(url))
 
 
 def file_digest(url: str) -> str:
     """SHA-256 of a file. Raises `EmbeddingsError` where it is not there."""
-    return hashlib.sha256(_read(url)).hexdigest()
+    return _digest(url, _version(url))
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,23 @@ class ImageEmbeddingsFile:
         return keys
 
 
+def _version(url: str) -> str:
+    folder, name = split(url)
+    try:
+        return folder.version(name)
+    except FileNotFoundError as error:
+        raise EmbeddingsError(f"There is no file {url}.") from error
+
+
+@lru_cache(maxsize=16)
+def _digest(url: str, version: str) -> str:
+    del version  # what the digest is cached by: each shard group asks, and the file may be of gigabytes
+    return hashlib.sha256(_read(url)).hexdigest()
+
+
 @lru_cache(maxsize=2)
-def _read_npy(url: str, digest: str) -> Floats:
-    del digest  # it is what the matrix is cached by: the file may change
+def _read_npy(url: str, version: str) -> Floats:
+    del version  # as above
     try:
         matrix = np.load(io.BytesIO(_read(url)), allow_pickle=False)
     except (ValueError, EOFError) as error:

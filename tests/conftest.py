@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before anything imports Prefect: its database is the session's own, never the user's.
@@ -71,3 +72,16 @@ def write_embeddings(images: Path, folder: Path) -> tuple[Path, Path, Path]:
     names.write_text("\n".join(vectors) + "\n")
     np.save(concept_file, np.array(list(vectors.values()), dtype=np.float32))
     return image_file, names, concept_file
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """For tiny arrays and networks: threads would wait for each other longer than they work."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

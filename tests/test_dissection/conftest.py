@@ -12,18 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import single_threaded
+
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real"
 
 LAYERS = ("layer1", "layer2", "layer3", "linear")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Arrays are small: on a loaded machine threads wait for each other longer than they work."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+    with single_threaded():
+        yield
 
 
 @pytest.fixture(scope="session")

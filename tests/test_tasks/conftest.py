@@ -24,6 +24,7 @@ from tasks.observation import EMBEDDINGS, ObservationPlan, plan_observation
 from tasks.observe import observe
 from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
+from tests.conftest import single_threaded
 
 #: A CLIP model of two small transformers.
 TINY_CLIP = {
@@ -33,13 +34,10 @@ TINY_CLIP = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Networks are tiny: threads would wait for each other longer than they work."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+    with single_threaded():
+        yield
 
 
 @pytest.fixture(autouse=True)
