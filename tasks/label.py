@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +38,8 @@ DEAD = "(dead)"
 TOP_IMAGES_KEPT = 100
 #: Keywords of similarity functions that no user chooses.
 NO_HYPERPARAMETERS = ("variant", "live", "log_normaliser")
+#: Share of the images that rank reorder looks at (A.1); its function takes their number.
+DEFAULT_TOP_FRACTION = 0.05
 LABELS, TOP_IMAGES, DONE = "labels.parquet", "top_images.parquet", "done"
 
 
@@ -115,19 +116,18 @@ def hyperparameters(spec: LabelSpec, num_images: int) -> dict[str, Any]:
 
     `top_k` is lowered to the number of images; the share of rank reorder becomes a number of images.
     """
-    signature = inspect.signature(SIMILARITIES[spec.similarity]).parameters.values()
-    chosen: dict[str, Any] = {
-        p.name: p.default
-        for p in signature
-        if p.kind is p.KEYWORD_ONLY
-        and p.name not in ("variant", "live", "log_normaliser")
-        and p.default is not p.empty
-    } | spec.hyperparameters()
+    chosen = defaults(spec.similarity) | spec.hyperparameters()
     if spec.similarity == "rank_reorder":
-        chosen["top_k"] = max(1, int(num_images * chosen.pop("top_fraction", 0.05)))
+        chosen["top_k"] = max(1, int(num_images * chosen.pop("top_fraction", DEFAULT_TOP_FRACTION)))
     if "top_k" in chosen:
         chosen["top_k"] = min(chosen["top_k"], num_images)
     return chosen
+
+
+def defaults(similarity: str) -> dict[str, Any]:
+    """A similarity function's hyperparameters as its signature gives them."""
+    keywords: dict[str, Any] = getattr(SIMILARITIES[similarity], "__kwdefaults__", None) or {}
+    return {name: value for name, value in keywords.items() if name not in NO_HYPERPARAMETERS}
 
 
 @task(task_run_name="label {layer}", cache_policy=NO_CACHE)

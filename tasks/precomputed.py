@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
-from storage.files import split
+from storage.files import Folder, split
 
+Answer = TypeVar("Answer")
 Floats = npt.NDArray[np.float32]
 
 
@@ -81,11 +84,7 @@ class ImageEmbeddingsFile:
 
 
 def _version(url: str) -> str:
-    folder, name = split(url)
-    try:
-        return folder.version(name)
-    except FileNotFoundError as error:
-        raise EmbeddingsError(f"There is no file {url}.") from error
+    return _ask(url, Folder.version)
 
 
 @lru_cache(maxsize=16)
@@ -119,8 +118,12 @@ def _read_npy(url: str, version: str) -> Floats:
 
 
 def _read(url: str) -> bytes:
+    return _ask(url, Folder.read)
+
+
+def _ask(url: str, question: Callable[[Folder, str], Answer]) -> Answer:
     folder, name = split(url)
     try:
-        return folder.read(name)
+        return question(folder, name)
     except FileNotFoundError as error:
         raise EmbeddingsError(f"There is no file {url}.") from error

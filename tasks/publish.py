@@ -21,7 +21,7 @@ from storage.identity import digest_of, digest_of_bytes
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
-from tasks.label import DONE, LabelPlan
+from tasks.label import DONE, LabelPlan, defaults
 from tasks.page import REPORT, write_report
 from tasks.preflight import true_concepts
 from tasks.shard import INDEX, MANIFEST
@@ -167,7 +167,7 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
 def _notes(plan: PublishPlan, used: dict[str, Any]) -> list[str]:
     spec, probe = plan.spec, plan.labels.probe
     notes = []
-    wanted = spec.top_k or {"soft_wpmi": 100, "wpmi": 28}.get(spec.similarity, 0)
+    wanted = spec.top_k or defaults(spec.similarity).get("top_k", 0)
     if wanted > used.get("top_k", wanted):
         notes.append(f"K is lowered from {wanted} to {used['top_k']}: the probe set has {probe.num_images} images.")
     if probe.num_rejects:
