@@ -1,4 +1,4 @@
-"""Embeddings and activations into labels per layer."""
+"""Embeddings and activations into labels per layer, over blocks of neurons and concepts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.engine.progress import follow, slug
-from tasks.label import LabelPlan, label_layer, plan_labels
+from tasks.label import find_top_images, join_labels, score_block, sum_softmax
+from tasks.labelling import LabelPlan, plan_labels
 from tasks.shard import ProbeRef, finished_probe
 from tasks.spec import LabelSpec
 
@@ -15,12 +16,22 @@ from tasks.spec import LabelSpec
 def label_neurons(spec: LabelSpec, probe: ProbeRef | None = None) -> LabelPlan:
     """Labels every neuron of every layer that is not labelled yet, and shows first labels as table artifacts.
 
-    `probe` is the finished probe set, found by the spec where it is not given.
+    `probe` is the finished probe set, found by the spec where it is not given. Layers go side by side; a killed flow
+    goes on at the block.
     """
     plan = plan_labels(probe or finished_probe(spec), spec)
-    num_neurons = plan.activations.num_neurons
-    work = [(label_layer.submit(plan, layer), num_neurons[layer]) for layer in plan.missing]
-    follow("label", work, total=sum(num_neurons.values()), unit="neurons")
-    for layer in plan.missing:
+    num_neurons, layers = plan.activations.num_neurons, plan.missing
+    found = [(find_top_images.submit(plan, layer), num_neurons[layer]) for layer in plan.unfound]
+    follow("top images", found, total=sum(num_neurons[layer] for layer in layers), unit="neurons")
+    sums = [(sum_softmax.submit(plan, layer, part), len(part)) for layer in layers for part in plan.unsummed(layer)]
+    follow("softmax", sums, total=sum(len(part) for layer in layers for part in plan.softmax_parts(layer)))
+    work = [
+        (score_block.submit(plan, layer, block), len(block)) for layer in layers for block in plan.unscored(layer)
+    ]
+    total = sum(len(block) for layer in layers for block in plan.blocks(layer))
+    follow("score", work, total=total, unit="similarities")
+    labelled = [(join_labels.submit(plan, layer), num_neurons[layer]) for layer in layers]
+    follow("label", labelled, total=sum(num_neurons.values()), unit="neurons")
+    for layer in layers:
         create_table_artifact(plan.first_labels(layer), key=f"labels-{slug(layer)}", description=f"Labels of {layer}")
     return plan

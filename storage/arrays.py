@@ -1,7 +1,8 @@
-"""Zarr arrays with a row per probe image: created with the identity they hold, written in whole shards.
+"""Zarr arrays with a row per probe image or shard group: made with the identity they hold, written in whole shards.
 
 The unit of writing is the Zarr shard (two writers in one shard lose rows without an error), and a shard holds
-chunks of 128 columns, so that a task writes its rows as one object and labelling reads a block of neurons.
+chunks of some columns (the last axis), so that a task writes its rows as one object and labelling reads a block of
+neurons.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import errno
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import FsspecStore, LocalStore
 
 from storage import identity
-from storage.completion import Rows, rows_per_group
+from storage.completion import Rows
 from storage.errors import ArrayError, RegionError
 from storage.files import is_local, no_space
 from storage.identity import Identity
@@ -30,6 +31,9 @@ from storage.identity import Identity
 COLUMNS_PER_CHUNK = 128
 
 Floats = npt.NDArray[np.float32]
+Block = npt.NDArray[Any]
+#: What stands where nothing was written, by data type.
+FILL = {"float32": float("nan"), "float64": float("nan"), "int32": -1}
 
 
 def open_group(url: str, wanted: Identity) -> zarr.Group:
@@ -44,18 +48,30 @@ def open_group(url: str, wanted: Identity) -> zarr.Group:
 
 
 def create_rows(
-    group: zarr.Group, name: str, num_rows: int, num_columns: int, dimensions: tuple[str, str], attributes: Identity
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    rows_per_shard: int,
+    dimensions: tuple[str, ...],
+    attributes: Identity,
+    *,
+    dtype: Literal["float32", "float64", "int32"] = "float32",
+    columns_per_chunk: int = COLUMNS_PER_CHUNK,
 ) -> None:
-    """Makes the float32 array `name` `[num_rows, num_columns]`, NaN throughout, unless it is there already."""
-    rows = rows_per_group(num_rows)
+    """Makes the array `name` of shape `[rows, …, columns]`, `FILL` throughout, unless it is there already.
+
+    A name may have a `/`: the groups on its path are made too.
+    """
+    chunk = min(shape[-1], columns_per_chunk)
+    within = rows_per_shard, *shape[1:-1]
     with suppress(ContainsArrayError):  # another process made it first, just the same
         group.create_array(
             name,
-            shape=(num_rows, num_columns),
-            shards=(rows, num_columns_of_shard(num_columns)),
-            chunks=(rows, min(num_columns, COLUMNS_PER_CHUNK)),
-            dtype="float32",
-            fill_value=float("nan"),
+            shape=shape,
+            shards=(*within, -(-shape[-1] // chunk) * chunk),  # all columns, rounded up to whole chunks
+            chunks=(*within, chunk),
+            dtype=dtype,
+            fill_value=FILL[dtype],
             dimension_names=dimensions,
             # The checksum finds every flipped bit; Blosc's own finds a third.
             compressors=ZstdCodec(level=1, checksum=True),
@@ -63,19 +79,13 @@ def create_rows(
         )
 
 
-def num_columns_of_shard(num_columns: int) -> int:
-    """Columns of a Zarr shard: all of them, rounded up to whole chunks."""
-    chunk = min(num_columns, COLUMNS_PER_CHUNK)
-    return -(-num_columns // chunk) * chunk
-
-
-def write_rows(group: zarr.Group, name: str, rows: Rows, block: Floats) -> None:
-    """Writes `block` `[len(rows), columns]` over whole shards. Raises `RegionError` for any other region."""
+def write_rows(group: zarr.Group, name: str, rows: Rows, block: Block) -> None:
+    """Writes `block` `[len(rows), …, columns]` over whole shards. Raises `RegionError` for any other region."""
     array = _array(group, name)
     step = (array.shards or array.chunks)[0]
     last = rows.stop == array.shape[0]
     whole = rows.start % step == 0 and (last or (rows.stop % step == 0 and rows.stop < array.shape[0]))
-    if not whole or block.shape != (len(rows), array.shape[1]):
+    if not whole or block.shape != (len(rows), *array.shape[1:]):
         raise RegionError(
             f"A block of shape {block.shape} for rows {rows.start} to {rows.stop} does not cover whole shards of "
             f"{step} rows of array {name!r} of shape {array.shape}."
@@ -93,35 +103,35 @@ def write_rows(group: zarr.Group, name: str, rows: Rows, block: Floats) -> None:
         raise
 
 
-def read_rows(group: zarr.Group, name: str, rows: Rows) -> Floats:
-    """Rows of an array, `[len(rows), columns]`."""
+def read_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block:
+    """Rows of an array, `[len(rows), …, columns]`, or a part of them: a slice of each further axis."""
     array = _array(group, name)
     try:
-        block = np.asarray(array[rows.start : rows.stop])
+        block = np.asarray(array[(slice(rows.start, rows.stop), *within)])
     except (RuntimeError, ValueError) as error:  # zstd's checksum, and that of the shard's index
         raise _damaged(group, name, f"it cannot be read ({error})") from error
     return block
 
 
-def read_finished_rows(group: zarr.Group, name: str, rows: Rows) -> Floats:
-    """Rows that are marked as done. Raises `ArrayError` where some are not there: zarr would give NaN for them."""
-    block = read_rows(group, name, rows)
-    lost = int(np.isnan(block).any(axis=1).sum())
+def read_finished_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block:
+    """Rows that are marked as done. Raises `ArrayError` where some are not there: zarr would give `FILL` for them."""
+    block = read_rows(group, name, rows, *within)
+    absent = np.isnan(block) if block.dtype.kind == "f" else block == FILL[block.dtype.name]
+    lost = int(absent.reshape(len(block), -1).any(axis=1).sum())
     if lost:
         raise _damaged(group, name, f"{lost} of {len(rows)} rows that were written are not there any more")
     return block
 
 
-def shape(group: zarr.Group, name: str) -> tuple[int, int]:
+def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
     """Shape of an array. Raises `KeyError` where it is not there."""
-    rows, columns = _array(group, name).shape
-    return rows, columns
+    return _array(group, name).shape
 
 
 def _forget(array: zarr.Array[Any], rows: Rows, step: int) -> None:
     """Removes the shards of a range of rows."""
     for number in range(rows.start // step, -(-rows.stop // step)):
-        key = array.metadata.encode_chunk_key((number, 0))
+        key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
         sync((array.store_path / key).delete())
 
 

@@ -8,6 +8,7 @@ probes/<digest>/shard-000000.tar …          original image bytes (WebDataset)
 embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per shard group
 concepts/<digest>/<block>.parquet           concept embeddings by text
 activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
+            <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
 labels/<digest>/<layer>/                    label table and top images of a layer
 runs/<digest>/                              what a run publishes where no --out is given
 """
@@ -65,8 +66,12 @@ class Store:
         """URL of the Zarr group of activations: an array per layer."""
         return self.root.path(f"activations/{digest}.zarr")
 
+    def summaries(self, digest: str) -> str:
+        """URL of the Zarr group of what is kept of every shard group's activations: a group per layer (`safe`)."""
+        return self.root.path(f"activations/{digest}.summaries.zarr")
+
     def activations_done(self, digest: str, layer: str) -> Completion:
-        """Markers of finished shard groups of one layer's activations."""
+        """Markers of finished shard groups of one layer's activations and their summaries."""
         return Completion(self.root / "activations" / f"{digest}.done" / safe(layer))
 
     def labels(self, digest: str, layer: str) -> Folder:

@@ -1,12 +1,11 @@
-"""Embeddings and activations into labels: one task a layer."""
+"""Embeddings and activations into labels, in four steps: top images, softmax, scores by blocks, labels."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,243 +14,266 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from storage import arrays
-from storage.completion import Completion, Rows, groups
-from storage.errors import IncompleteError
-from storage.identity import Identity, digest_of
-from storage.layout import Store
-from storage.tables import read_parquet, write_parquet
-from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list, read_concept_embeddings
+from storage.bundles import Arrays, read_bundle, write_bundle
+from storage.completion import Rows
+from storage.errors import EmbeddingsError
+from storage.tables import write_parquet
+from tasks import recorded
+from tasks.concepts import concept_list, read_concept_embeddings
 from tasks.dissection.labels import Labels
-from tasks.dissection.panels import Problem, label, used_rows
-from tasks.dissection.similarity import SIMILARITIES
-from tasks.dissection.streaming import CosineMoments, Range, TopImages
-from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
-from tasks.shard import ProbeRef
-from tasks.spec import LabelSpec
+from tasks.dissection.null import Null, null_quantile
+from tasks.dissection.panels import Labelled, label
+from tasks.dissection.scorers import (
+    CosCubedScorer,
+    CosScorer,
+    Images,
+    PmiScorer,
+    RankReorderScorer,
+    Scorer,
+    log_normaliser,
+    used_rows,
+)
+from tasks.dissection.streaming import CosineMoments, TopImages
+from tasks.label_tables import label_table, neurons_table, top_images_of, top_images_table
+from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, WITH_PRIOR, Block, LabelPlan
 
-#: Raised by one when the same inputs would give another table than before.
-VERSION = 2
-#: Stands in the tables where a neuron has no label: its activation is the same on every image.
-DEAD = "(dead)"
 #: Top images kept in the store; a run publishes as many of them as it is asked for.
 TOP_IMAGES_KEPT = 100
-#: Keywords of similarity functions that no user chooses.
-NO_HYPERPARAMETERS = ("variant", "live", "log_normaliser")
-#: Share of the images that rank reorder looks at (A.1); its function takes their number.
-DEFAULT_TOP_FRACTION = 0.05
-LABELS, TOP_IMAGES, DONE = "labels.parquet", "top_images.parquet", "done"
+#: Neurons whose top images are merged at a time.
+NEURONS_AT_A_TIME = 4_096
+#: Activations and embeddings that the cosines read at a time, in bytes. Null neurons are shuffled within it.
+WINDOW = 2**28
 
 
-@dataclass(frozen=True)
-class LabelPlan:
-    """What labelling takes, and where the labels go."""
-
-    spec: LabelSpec
-    probe: ProbeRef
-    embeddings: EmbeddingsRef
-    activations: ActivationsRef
-    concepts: ConceptEmbeddingsRef
-    num_concepts: int
-    digest: str
-    missing: tuple[str, ...]
-
-    @property
-    def store(self) -> Store:
-        """Where all of it lies."""
-        return self.activations.store
-
-    def done(self, layer: str) -> Completion:
-        """Marker of a labelled layer."""
-        return Completion(self.store.labels(self.digest, layer))
-
-    def labels(self, layer: str) -> pd.DataFrame:
-        """Label table of a layer: a row per neuron and rank."""
-        return read_parquet(self.store.labels(self.digest, layer), LABELS)
-
-    def first_labels(self, layer: str, most: int = 1_000) -> list[dict[str, Any]]:
-        """First labels of a layer's first neurons as plain rows, for people to look at."""
-        labels = self.labels(layer)
-        first = labels.loc[labels["rank"] == 1, ["neuron", "concept", "similarity"]].head(most)
-        rows: list[dict[str, Any]] = first.to_dict("records")  # type: ignore[assignment]
-        return rows
-
-    def top_images(self, layer: str) -> pd.DataFrame:
-        """Top images of a layer: a row per neuron and rank, `row` being the row of the probe set."""
-        return read_parquet(self.store.labels(self.digest, layer), TOP_IMAGES)
+@task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
+def find_top_images(plan: LabelPlan, layer: str) -> int:
+    """Finds every neuron's top images and whether it is dead; returns how many neurons there are."""
+    started = time.perf_counter()
+    of, num_images = plan.activations, plan.probe.num_images
+    num_neurons, k = of.num_neurons[layer], plan.hyperparameters.get("top_k", 0)
+    parts = [
+        recorded.top_images(of, num_images, layer, max(TOP_IMAGES_KEPT, k), slice(n, n + NEURONS_AT_A_TIME))
+        for n in range(0, num_neurons, NEURONS_AT_A_TIME)
+    ]
+    top = TopImages(torch.cat([part.values for part in parts], 1), torch.cat([part.rows for part in parts], 1))
+    neurons = neurons_table(recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_KEPT), num_images)
+    write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top))
+    write_parquet(plan.folder(layer), NEURONS, neurons)
+    facts = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}
+    if k:
+        facts["num_images_used"] = len(_used(plan, layer, top.first(k), neurons).rows)
+    plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started})
+    return num_neurons
 
 
-def plan_labels(probe: ProbeRef, spec: LabelSpec) -> LabelPlan:
-    """Checks that all inputs are finished and says which layers are not labelled yet.
+@task(task_run_name="softmax over concepts of {layer}: {part}", cache_policy=NO_CACHE)
+def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
+    """Sums the exponentials over all concepts for some of the images that count; returns how many."""
+    started = time.perf_counter()
+    images = _images(plan, _used_of_all(plan, layer).rows[part.start : part.stop])
+    sums = log_normaliser(images, _concepts(plan), plan.hyperparameters["a"])
+    arrays = {"log_normaliser": sums.numpy(), "seconds": np.array(time.perf_counter() - started)}
+    write_bundle(plan.softmax_folder(layer), part.name, arrays)
+    return len(part)
 
-    Raises `IncompleteError` saying which stage has to run first.
-    """
-    embeddings, activations = embeddings_of(probe, spec), activations_of(probe, spec)
-    concepts, listed = concept_embeddings_of(spec), concept_list(spec)
-    wanted = [rows.name for rows in groups(probe.num_images)]
-    _require(wanted, embeddings.store.embeddings_done(embeddings.digest).done(), "image embeddings", "embed")
-    for layer in activations.layouts:
-        done = activations.store.activations_done(activations.digest, layer).done()
-        _require(wanted, done, f"activations of layer {layer}", "record")
-    identity: Identity = {
-        "version": VERSION,
-        "embeddings": embeddings.digest,
-        "activations": activations.digest,
-        "concepts": {"encoder": concepts.digest, "list": digest_of({"concepts": listed.concepts})},
-        "prompt": spec.prompt,
-        "similarity": [spec.similarity, spec.variant, hyperparameters(spec, probe.num_images)],
-        "ranks": spec.ranks,
-    }
-    digest = digest_of(identity)
-    missing = tuple(
-        layer
-        for layer in activations.layouts
-        if DONE not in Completion(activations.store.labels(digest, layer)).done()
+
+@task(task_run_name="score {layer}: {block}", cache_policy=NO_CACHE)
+def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
+    """The best labels of a block's neurons among its concepts; returns how many similarities that took."""
+    started = time.perf_counter()
+    spec = plan.spec
+    labelled = label(
+        _scorer(plan, layer, block),
+        _concepts(plan)[block.concepts.start : block.concepts.stop],
+        spec.ranks + 1,  # one more, for the margin
+        int(spec.memory * 2**30),
+        first_concept=block.concepts.start,
     )
-    return LabelPlan(spec, probe, embeddings, activations, concepts, len(listed.concepts), digest, missing)
-
-
-def hyperparameters(spec: LabelSpec, num_images: int) -> dict[str, Any]:
-    """All hyperparameters of the spec's similarity function: those given, and the defaults in its signature.
-
-    `top_k` is lowered to the number of images; the share of rank reorder becomes a number of images.
-    """
-    chosen = defaults(spec.similarity) | spec.hyperparameters()
-    if spec.similarity == "rank_reorder":
-        chosen["top_k"] = max(1, int(num_images * chosen.pop("top_fraction", DEFAULT_TOP_FRACTION)))
-    if "top_k" in chosen:
-        chosen["top_k"] = min(chosen["top_k"], num_images)
-    return chosen
-
-
-def defaults(similarity: str) -> dict[str, Any]:
-    """A similarity function's hyperparameters as its signature gives them."""
-    keywords: dict[str, Any] = getattr(SIMILARITIES[similarity], "__kwdefaults__", None) or {}
-    return {name: value for name, value in keywords.items() if name not in NO_HYPERPARAMETERS}
+    found = labelled.labels
+    arrays: Arrays = {"concept_rows": found.concept_rows, "similarity": found.similarity}
+    if found.log_likelihood is not None and found.log_prior is not None:
+        arrays |= {"log_likelihood": found.log_likelihood, "log_prior": found.log_prior}
+    arrays |= {"null_best": labelled.null_best.numpy(), "seconds": np.array(time.perf_counter() - started)}
+    write_bundle(plan.blocks_folder(layer), block.name, arrays)
+    return len(block)
 
 
 @task(task_run_name="label {layer}", cache_policy=NO_CACHE)
-def label_layer(plan: LabelPlan, layer: str) -> int:
-    """Labels every neuron of a layer; returns how many there are."""
+def join_labels(plan: LabelPlan, layer: str) -> int:
+    """Joins a layer's blocks into its label table; returns how many neurons there are."""
     started = time.perf_counter()
-    spec, parameters = plan.spec, hyperparameters(plan.spec, plan.probe.num_images)
-    top, is_dead = _read_tops(plan, layer, max(TOP_IMAGES_KEPT, parameters.get("top_k", 0)))
-    problem = _problem(plan, layer, top, parameters.get("top_k"))
-    given = dict(parameters)
-    if spec.similarity in ("soft_wpmi", "wpmi") and spec.variant == "paper":
+    neurons = plan.neurons(layer)
+    bundles = {block: read_bundle(plan.blocks_folder(layer), block.name) for block in plan.blocks(layer)}
+    sums = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
+    labelled = _joined(plan, bundles)
+    labels = labelled.labels
+    _refuse_unlabelled(plan, layer, labels, neurons)
+    quantile = null_quantile(torch.from_numpy(labels.similarity), labelled.null_best.double()).numpy()
+    concepts = concept_list(plan.spec).concepts
+    write_parquet(
+        plan.folder(layer), LABELS, label_table(layer, labels, quantile, neurons, concepts, plan.spec.ranks)
+    )
+    found = plan.done(layer).facts(FOUND)
+    seconds = found["seconds"] + sum(float(one["seconds"]) for one in (*bundles.values(), *sums))
+    facts = {
+        "num_neurons": len(neurons),
+        "num_dead": int(neurons["is_dead"].sum()),
+        "num_nearly_constant": int(neurons["is_nearly_constant"].sum()),
+        "num_activations_ignored": int(neurons["images_ignored"].sum()),
+        "num_null": len(labelled.null_best),
+        "hyperparameters": plan.hyperparameters,
+        "seconds": seconds + time.perf_counter() - started,
+    }
+    plan.done(layer).mark(DONE, facts)
+    # What the blocks held is in the table now.
+    plan.blocks_folder(layer).remove()
+    plan.softmax_folder(layer).remove()
+    return len(neurons)
+
+
+def _joined(plan: LabelPlan, bundles: dict[Block, Arrays]) -> Labelled:
+    """Of the blocks of a layer: concepts are merged, neurons follow each other."""
+    by_neurons: dict[Rows, list[Labelled]] = {}
+    for block, arrays in bundles.items():
+        labels = Labels(
+            arrays["concept_rows"], arrays["similarity"], arrays.get("log_likelihood"), arrays.get("log_prior")
+        )
+        by_neurons.setdefault(block.neurons, []).append(Labelled(labels, torch.from_numpy(arrays["null_best"])))
+    num_ranks = plan.spec.ranks + 1
+    merged = [reduce(lambda mine, other: mine.merge(other, num_ranks), parts) for parts in by_neurons.values()]
+    return reduce(Labelled.beside, merged)
+
+
+def _refuse_unlabelled(plan: LabelPlan, layer: str, labels: Labels, neurons: pd.DataFrame) -> None:
+    without = np.flatnonzero((labels.similarity[:, 0] == -np.inf) & ~neurons["is_dead"].to_numpy())
+    if len(without):
+        raise EmbeddingsError(
+            f"Layer {layer!r}: for {len(without)} of {len(neurons)} neurons (first: {without[0]}) the mean CLIP "
+            f"similarity of the top images is negative with each of the {plan.num_concepts} concepts, and the "
+            f"reference variant of rank reorder takes its power {plan.hyperparameters['scale']}. "
+            "Use --variant paper, or --scale 0."
+        )
+
+
+@dataclass(frozen=True)
+class _Used:
+    """Top images of neurons and of null neurons after them, and which images that takes."""
+
+    #: Rows of the probe set `[U]`, rising.
+    rows: Tensor
+    #: Their top images by position among `rows`.
+    top: TopImages
+    null: Null
+
+
+def _used_of_all(plan: LabelPlan, layer: str) -> _Used:
+    top = top_images_of(plan.top_images(layer), plan.hyperparameters["top_k"])
+    return _used(plan, layer, top, plan.neurons(layer))
+
+
+def _used(plan: LabelPlan, layer: str, top: TopImages, neurons: pd.DataFrame) -> _Used:
+    """Of neurons with these top images; they are as many as `neurons` has rows."""
+    null = _null(plan, layer, neurons)
+    rows, both = used_rows(top, null.top_images(top, plan.probe.num_images))
+    return _Used(rows, both, null)
+
+
+def _null(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
+    """The null neurons of some neurons: their share of those of the layer."""
+    share = len(neurons) / plan.activations.num_neurons[layer]
+    live = torch.from_numpy(~neurons["is_dead"].to_numpy())
+    return Null.of(live, round(plan.spec.null_samples * share), plan.spec.null_seed)
+
+
+def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
+    """What the spec's similarity function needs to see of the block's neurons, and no more."""
+    similarity, variant, parameters = plan.spec.similarity, plan.spec.variant, plan.hyperparameters
+    if similarity in WITH_PRIOR:
+        used = _used_of_all(plan, layer)
+        parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
+        sums = torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts]))
         # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
-        given["live"] = ~is_dead
-    labels = label(problem, spec.similarity, spec.ranks, int(spec.memory * 2**30), variant=spec.variant, **given)
-    folder = plan.store.labels(plan.digest, layer)
-    table = label_table(layer, labels, is_dead, concept_list(spec).concepts)
-    write_parquet(folder, LABELS, table)
-    write_parquet(folder, TOP_IMAGES, top_images_table(layer, top.first(TOP_IMAGES_KEPT)))
-    plan.done(layer).mark(
-        DONE,
-        {
-            "num_neurons": len(is_dead),
-            "num_dead": int(is_dead.sum()),
-            "hyperparameters": parameters,
-            "seconds": time.perf_counter() - started,
-        },
-    )
-    return len(is_dead)
+        live = torch.from_numpy(~plan.neurons(layer)["is_dead"].to_numpy()) if variant == "paper" else None
+        return PmiScorer(
+            _images(plan, used.rows),
+            sums,
+            used.top,
+            len(block.neurons),
+            used.null.layer_size,
+            parameters,
+            variant,
+            similarity == "soft_wpmi",
+            live,
+        )
+    columns = slice(block.neurons.start, block.neurons.stop)
+    neurons = plan.neurons(layer)[columns]
+    if similarity == "rank_reorder":
+        top = top_images_of(plan.top_images(layer), parameters["top_k"], columns)
+        used = _used(plan, layer, top, neurons)
+        images = _images(plan, used.rows)
+        return RankReorderScorer(images, len(used.rows), used.top, len(block.neurons), parameters, variant)
+    return _cosine_scorer(plan, layer, columns, neurons)
 
 
-def label_table(layer: str, labels: Labels, is_dead: Tensor, concepts: tuple[str, ...]) -> pd.DataFrame:
-    """A row per neuron and rank, best first; a dead neuron has one row, with no concept and zeros."""
-    num_neurons, num_ranks = labels.concept_rows.shape
-    absent = np.full((num_neurons, num_ranks), np.nan)
-    likelihood = absent if labels.log_likelihood is None else labels.log_likelihood
-    prior = absent if labels.log_prior is None else labels.log_prior
-    table = pd.DataFrame(
-        {
-            "layer": layer,
-            "neuron": np.repeat(np.arange(num_neurons), num_ranks),
-            "rank": np.tile(np.arange(1, num_ranks + 1), num_neurons),
-            "concept": np.asarray(concepts, dtype=object)[labels.concept_rows.ravel()],
-            "similarity": labels.similarity.ravel(),
-            # Null, not NaN, for the similarity functions that have no likelihood.
-            "log_likelihood": pd.array(likelihood.ravel(), dtype="Float64"),
-            "log_prior": pd.array(prior.ravel(), dtype="Float64"),
-            "is_dead": np.repeat(is_dead.numpy(), num_ranks),
-        }
-    )
-    table = table[~table["is_dead"] | (table["rank"] == 1)].reset_index(drop=True)
-    dead = table["is_dead"]
-    table.loc[dead, "concept"] = DEAD
-    table.loc[dead, ["similarity", "log_likelihood", "log_prior"]] = 0.0
-    return table
+def _cosine_scorer(plan: LabelPlan, layer: str, columns: slice, neurons: pd.DataFrame) -> Scorer:
+    """Of cos and cos_cubed, which look at all images."""
+    null = _null(plan, layer, neurons)
 
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        return null.beside(_windows(plan, layer, columns))
 
-def top_images_table(layer: str, top: TopImages) -> pd.DataFrame:
-    """A row per neuron and rank: the row of the image in the probe set, and its activation."""
-    num_images, num_neurons = top.rows.shape
-    return pd.DataFrame(
-        {
-            "layer": layer,
-            "neuron": np.repeat(np.arange(num_neurons), num_images),
-            "rank": np.tile(np.arange(1, num_images + 1), num_neurons),
-            "row": top.rows.T.numpy().ravel(),
-            "activation": top.values.T.numpy().ravel(),
-        }
-    )
-
-
-def _read_tops(plan: LabelPlan, layer: str, k: int) -> tuple[TopImages, Tensor]:
-    """Top `k` images of every neuron, and which neurons are dead `[N]`, read a shard group at a time."""
-    tops: TopImages | None = None
-    ranges: Range | None = None
-    for rows, activations in _activations(plan, layer):
-        top, of_block = TopImages.of(activations, k, rows.start), Range.of(activations)
-        tops = top if tops is None else tops.merge(top, k)
-        ranges = of_block if ranges is None else ranges.merge(of_block)
-    assert tops is not None and ranges is not None  # a probe set has an image
-    return tops, ranges.finish()
-
-
-def _problem(plan: LabelPlan, layer: str, top: TopImages, top_k: int | None) -> Problem:
-    """What the spec's similarity function needs to see of the layer, and no more."""
-    concepts = torch.from_numpy(read_concept_embeddings(plan.concepts, plan.spec))  # [C, D]
-    if top_k is not None:
-        used, by_position = used_rows(top.first(top_k))
-        return Problem(_image_embeddings(plan, used), concepts, by_position)
-    everything = torch.arange(plan.probe.num_images)
     if plan.spec.similarity == "cos":
-        moments = reduce(
-            CosineMoments.merge,
-            (
-                CosineMoments.of(_image_embeddings(plan, everything[rows.start : rows.stop]), activations)
-                for rows, activations in _activations(plan, layer)
-            ),
-        )
-        return Problem(torch.empty(0, concepts.shape[1]), concepts, moments)
-    whole = torch.cat([activations for _, activations in _activations(plan, layer)])  # [I, N]
-    return Problem(_image_embeddings(plan, everything), concepts, whole)
+        moments = reduce(CosineMoments.merge, (CosineMoments.of(E, A) for E, A in blocks()))
+        return CosScorer(moments, len(neurons))
+    total = sum(E.double().sum(0) for E in recorded.embeddings(plan.embeddings, plan.probe.num_images))
+    minimum, maximum, mean = (torch.tensor(neurons[name].to_numpy()) for name in ("minimum", "maximum", "mean"))
+    largest = torch.maximum(maximum - mean, mean - minimum)
+    with_null = torch.cat([torch.arange(len(neurons)), null.neurons])
+    return CosCubedScorer(
+        blocks,
+        torch.as_tensor(total) / plan.probe.num_images,
+        mean[with_null],
+        largest[with_null],
+        len(neurons),
+        plan.hyperparameters["min_norm"],
+    )
 
 
-def _activations(plan: LabelPlan, layer: str) -> Iterator[tuple[Rows, Tensor]]:
-    """The activations of a layer, a shard group `[rows, N]` at a time."""
-    group = arrays.open_group(plan.store.activations(plan.activations.digest), plan.activations.identity)
-    for rows in groups(plan.probe.num_images):
-        yield rows, torch.from_numpy(arrays.read_finished_rows(group, layer, rows))
+def _windows(plan: LabelPlan, layer: str, columns: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embeddings `[b, D]` and activations `[b, n]` of the same images, as many at a time as fit in `WINDOW`."""
+    num_images = plan.probe.num_images
+    held: list[tuple[Tensor, Tensor]] = []
+    both = zip(
+        recorded.embeddings(plan.embeddings, num_images),
+        recorded.activations(plan.activations, num_images, layer, columns),
+        strict=True,
+    )
+    for E, (_, A) in both:
+        held.append((E, A))
+        if sum(E.nbytes + A.nbytes for E, A in held) >= WINDOW:
+            yield torch.cat([E for E, _ in held]), torch.cat([A for _, A in held])
+            held = []
+    if held:
+        yield torch.cat([E for E, _ in held]), torch.cat([A for _, A in held])
 
 
-def _image_embeddings(plan: LabelPlan, wanted: Tensor) -> Tensor:
-    """Embeddings of some rows (rising) of the probe set, `[len(wanted), D]`."""
-    group = arrays.open_group(plan.store.embeddings(plan.embeddings.digest), plan.embeddings.identity)
-    parts = []
-    for rows in groups(plan.probe.num_images):
-        here = wanted[(wanted >= rows.start) & (wanted < rows.stop)] - rows.start
-        if len(here):
-            parts.append(torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, rows))[here])
-    return torch.cat(parts)
+def _concepts(plan: LabelPlan) -> Tensor:
+    return torch.from_numpy(read_concept_embeddings(plan.concepts, plan.spec))  # [C, D]
 
 
-def _require(wanted: list[str], done: frozenset[str], what: str, stage: str) -> None:
-    missing = sum(name not in done for name in wanted)
-    if missing:
-        raise IncompleteError(
-            f"The {what} of {missing} of {len(wanted)} shard groups are missing. "
-            f"Run `clip-dissect {stage}` with the same options first, or `clip-dissect run`."
-        )
+def _images(plan: LabelPlan, rows: Tensor) -> Images:
+    """Embeddings of some rows (rising) of the probe set: held where they fit, else read whenever they are used."""
+
+    def read() -> Iterator[Tensor]:
+        return recorded.embeddings(plan.embeddings, plan.probe.num_images, rows)
+
+    fits = 4 * len(rows) * plan.embeddings.num_dimensions <= plan.spec.memory * 2**30
+    return list(read()) if fits else _Reread(read)
+
+
+@dataclass(frozen=True)
+class _Reread:
+    read: Callable[[], Iterator[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.read()

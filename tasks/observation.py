@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from storage import arrays
-from storage.completion import Rows, groups
+from storage.completion import Rows, groups, rows_per_group
 from storage.identity import Identity, digest_of
 from storage.layout import Store
+from tasks import summaries
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
 from tasks.dissection.summary import Layout
 from tasks.models.clip import load_clip
@@ -24,6 +25,8 @@ from tasks.spec import EmbedSpec, RecordSpec
 EMBEDDINGS = "embeddings"
 #: Names of the axes of the arrays, for xarray.
 EMBEDDING_AXES = "image", "embedding"
+#: Raised by one when recordings made before lack something. 2: top images and statistics of every shard group.
+RECORDING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,24 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     if embeddings:
         group = arrays.open_group(embeddings.store.embeddings(embeddings.digest), embeddings.identity)
         shape = probe.num_images, embeddings.num_dimensions
-        arrays.create_rows(group, EMBEDDINGS, *shape, EMBEDDING_AXES, {"what": "unit image embeddings"})
+        attributes = {"what": "unit image embeddings"}
+        arrays.create_rows(group, EMBEDDINGS, shape, rows_per_group(probe.num_images), EMBEDDING_AXES, attributes)
         embedded = embeddings.store.embeddings_done(embeddings.digest).done()
     recorded_groups: dict[str, frozenset[str]] = {}
     if activations:
         group = arrays.open_group(activations.store.activations(activations.digest), activations.identity)
+        kept = arrays.open_group(activations.store.summaries(activations.digest), activations.identity)
         for layer, num_neurons in activations.num_neurons.items():
-            attributes = {"layer": layer, "layout": activations.layouts[layer].value}
+            attributes = {
+                "layer": layer,
+                "layout": activations.layouts[layer].value,
+                "fill": "NaN: not recorded; -inf: the activation was not finite, and is ignored",
+            }
             # Of its own name: xarray opens a group only where axes of one name have one length.
             axes = "image", f"neuron of {layer}"
-            arrays.create_rows(group, layer, probe.num_images, num_neurons, axes, attributes)
+            shape = probe.num_images, num_neurons
+            arrays.create_rows(group, layer, shape, rows_per_group(probe.num_images), axes, attributes)
+            summaries.create(kept, layer, probe.num_images, num_neurons)
             recorded_groups[layer] = activations.store.activations_done(activations.digest, layer).done()
     lacking = (
         Missing(
@@ -126,7 +137,13 @@ def activations_of(probe: ProbeRef, spec: RecordSpec) -> ActivationsRef:
     """The reference of a probe set's activations; layers are no part of the identity, so that more can be added."""
     target = load_target(spec.target, spec.checkpoint, spec.device)
     traced = traced_layers(spec)
-    identity = {"probe": probe.digest, "precision": "float32", "summary": spec.summary, **target.identity}
+    identity: Identity = {
+        "version": RECORDING_VERSION,
+        "probe": probe.digest,
+        "precision": "float32",
+        "summary": spec.summary,
+        **target.identity,
+    }
     layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
     num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
     return ActivationsRef(Store.at(spec.store), digest_of(identity), identity, layouts, num_neurons)

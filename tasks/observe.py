@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from storage.completion import Rows
 from storage.errors import EmbeddingsError, ShardError
 from storage.identity import Identity
 from storage.shards import read_images
+from tasks import summaries
 from tasks.dissection.errors import LayerError
 from tasks.dissection.hooks import recorded
 from tasks.images import UndecodableError, decode
@@ -31,6 +33,9 @@ from tasks.observation import EMBEDDINGS, Missing, ObservationPlan
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
 from tasks.spec import EmbedSpec
+
+#: Images with an ignored activation that a marker lists; all of them are counted.
+MOST_IGNORED_LISTED = 100
 
 
 @task(task_run_name="observe {work}", cache_policy=NO_CACHE)
@@ -54,15 +59,13 @@ def observe(plan: ObservationPlan, work: Missing) -> int:
         block = torch.cat(clip_batches).numpy() if by_clip else _precomputed(plan, work.rows)
         clock.lap("embed")
         ref = plan.embeddings
-        _refuse_non_finite(plan.probe, "The CLIP model", work.rows, block)
+        _refuse_non_finite(plan.probe, work.rows, block)
         group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
         arrays.write_rows(group, EMBEDDINGS, work.rows, block)
         facts = {"num_images": len(work.rows), "seconds": clock.seconds["embed"], "decode": clock.seconds["decode"]}
         ref.store.embeddings_done(ref.digest).mark(work.rows.name, facts)
     if work.layers and plan.activations:
-        _write_activations(
-            plan, work, {layer: torch.cat(parts).numpy() for layer, parts in layer_batches.items()}, clock
-        )
+        _write_activations(plan, work, {layer: torch.cat(parts) for layer, parts in layer_batches.items()}, clock)
     return len(work.rows)
 
 
@@ -80,21 +83,25 @@ class _Clock:
         self._since = now
 
 
-def _write_activations(plan: ObservationPlan, work: Missing, blocks: dict[str, arrays.Floats], clock: _Clock) -> None:
-    """Writes each layer's block to its array, then its marker; a layer bears its share of the seconds."""
+def _write_activations(plan: ObservationPlan, work: Missing, blocks: dict[str, torch.Tensor], clock: _Clock) -> None:
+    """Writes each layer's block and its summaries, then its marker; a layer bears its share of the seconds."""
     of = plan.activations
     assert of is not None
     group = arrays.open_group(of.store.activations(of.digest), of.identity)
+    kept = arrays.open_group(of.store.summaries(of.digest), of.identity)
+    ignored: dict[str, dict[str, Any]] = {}
     for layer, block in blocks.items():
-        _refuse_non_finite(plan.probe, f"Layer {layer!r}", work.rows, block)
-        arrays.write_rows(group, layer, work.rows, block)
+        ignored[layer] = _ignore_non_finite(layer, work.rows, block)
+        arrays.write_rows(group, layer, work.rows, block.numpy())
+        summaries.write(kept, layer, plan.probe.num_images, work.rows, block)
     clock.lap("record")
     share = 1 / len(blocks)
     # What was decoded for the embeddings too is counted there.
     decode = 0.0 if work.embeddings else clock.seconds["decode"] * share
     facts = {"num_images": len(work.rows), "seconds": clock.seconds["record"] * share, "decode": decode}
     for layer in blocks:
-        of.store.activations_done(of.digest, layer).mark(work.rows.name, facts)
+        marker = of.store.activations_done(of.digest, layer)
+        marker.mark(work.rows.name, {**facts, "ignored": ignored[layer]})
 
 
 def _embed(plan: ObservationPlan, spec: EmbedSpec, images: list[Image]) -> torch.Tensor:
@@ -187,13 +194,29 @@ def _inputs(preprocess: Preprocess, images: list[Image], batch_size: int) -> tor
     return torch.stack(inputs + inputs[-1:] * (batch_size - len(inputs)))
 
 
-def _refuse_non_finite(probe: ProbeRef, what: str, rows: Rows, block: arrays.Floats) -> None:
+def _ignore_non_finite(layer: str, rows: Rows, block: torch.Tensor) -> dict[str, Any]:
+    """Puts -inf for what is not finite in a block `[rows, N]`; returns how many those were, and on which images.
+
+    NaN would say that a row was lost. Raises `LayerError` where nothing is finite: that is no image's fault.
+    """
+    bad = ~block.isfinite()
+    if bad.all() and len(rows) > 1:
+        raise LayerError(
+            f"Layer {layer!r} gives NaN or infinite values on all of {rows} for all of its neurons. "
+            "Check the network's weights and preprocessing."
+        )
+    block[bad] = -torch.inf
+    images = bad.any(dim=1).nonzero().squeeze(1) + rows.start
+    return {"activations": int(bad.sum()), "images": images[:MOST_IGNORED_LISTED].tolist()}
+
+
+def _refuse_non_finite(probe: ProbeRef, rows: Rows, block: arrays.Floats) -> None:
     bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(bad):
         path = probe.index()["path"].iloc[rows.start + int(bad[0])]
         raise LayerError(
-            f"{what} gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
-            "Check the network's weights and preprocessing."
+            f"The CLIP model gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
+            "Check its weights and preprocessing."
         )
 
 

@@ -21,14 +21,14 @@ from storage.identity import digest_of, digest_of_bytes
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
-from tasks.label import DONE, LabelPlan, defaults
+from tasks.labelling import DONE, LabelPlan, notes
 from tasks.page import REPORT, write_report
 from tasks.preflight import true_concepts
 from tasks.shard import INDEX, MANIFEST
-from tasks.spec import DissectSpec
+from tasks.spec import DissectSpec, Tau
 
 #: Raised by one when the same labels would be published otherwise than before.
-VERSION = 1
+VERSION = 2
 RUN, SPEC = "run.json", "spec.yaml"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
@@ -56,6 +56,7 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
         "layers": list(labels.activations.layouts),
         "truth": digest_of({"truth": truth}) if truth else None,
         "top_images": spec.top_images,
+        "tau": [spec.cut.similarity, spec.cut.null_quantile],
         # The same images may come under other names, and with other refused files.
         "index": digest_of_bytes(b"".join(labels.probe.folder.read(name) for name in (INDEX, REJECTS))),
     }
@@ -70,6 +71,9 @@ def publish(plan: PublishPlan) -> None:
     started = time.perf_counter()
     layers = list(plan.labels.activations.layouts)
     labels = pd.concat([plan.labels.labels(layer) for layer in layers], ignore_index=True)
+    labels.insert(
+        list(labels.columns).index("null_quantile") + 1, "interpretable", interpretable(labels, plan.spec.cut)
+    )
     top_images = _top_images(plan, layers)
     rejects = plan.labels.probe.rejects()
     plan.out.remove_file(RUN)  # until all is there again, the folder holds no finished run
@@ -84,6 +88,15 @@ def publish(plan: PublishPlan) -> None:
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
     run["files"] = {name: _sha256(plan.out.read(name)) for name in FILES}
     plan.out.write_json(RUN, run)
+
+
+def interpretable(labels: pd.DataFrame, tau: Tau) -> pd.Series:
+    """Whether each label is above the cut-off τ (A.8); of a dead neuron none is. Null where there is no null."""
+    if tau.similarity is not None:
+        above = (labels["similarity"] > tau.similarity).astype("boolean")
+    else:
+        above = labels["null_quantile"] > tau.null_quantile
+    return above & ~labels["is_dead"]
 
 
 def descriptions(labels: pd.DataFrame) -> pd.DataFrame:
@@ -116,8 +129,8 @@ def republish_report(out: str) -> str:
 def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict[str, Any]:
     of, spec = plan.labels, plan.spec
     done = {layer: of.done(layer).facts(DONE) for layer in layers}
-    first = labels[labels["rank"] == 1].groupby("layer")["concept"]
-    distinct = first.nunique()
+    first = labels[labels["rank"] == 1].groupby("layer")
+    distinct, above = first["concept"].nunique(), first["interpretable"].sum()
     return {
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
@@ -140,14 +153,18 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
             layer: {
                 "neurons": done[layer]["num_neurons"],
                 "dead": done[layer]["num_dead"],
+                "nearly_constant": done[layer]["num_nearly_constant"],
+                "activations_ignored": done[layer]["num_activations_ignored"],
+                "interpretable": int(above[layer]),
                 "distinct_labels": int(distinct[layer]),
                 "layout": of.activations.layouts[layer].value,
             }
             for layer in layers
         },
         "hyperparameters": done[layers[0]]["hyperparameters"],
+        "tau": str(plan.spec.cut),
         "accuracy": _accuracy(plan, layers[-1]),
-        "notes": _notes(plan, done[layers[0]]["hyperparameters"]),
+        "notes": _notes(plan, done),
         "seconds": _seconds(plan, layers, done),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
@@ -164,18 +181,30 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
     return {"layer": layer, "neurons": len(truth), **tops, "truth": list(truth)}
 
 
-def _notes(plan: PublishPlan, used: dict[str, Any]) -> list[str]:
+def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     spec, probe = plan.spec, plan.labels.probe
-    notes = []
-    wanted = spec.top_k or defaults(spec.similarity).get("top_k", 0)
-    if wanted > used.get("top_k", wanted):
-        notes.append(f"K is lowered from {wanted} to {used['top_k']}: the probe set has {probe.num_images} images.")
+    found = notes(plan.labels)
     if probe.num_rejects:
-        notes.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
+        found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
     blank = concept_list(spec).num_blank
     if blank:
-        notes.append(f"{blank} blank lines of the concept list are no concepts.")
-    return notes
+        found.append(f"{blank} blank lines of the concept list are no concepts.")
+    for layer, facts in done.items():
+        if facts["num_activations_ignored"]:
+            found.append(_ignored(plan, layer, facts["num_activations_ignored"]))
+    return found
+
+
+def _ignored(plan: PublishPlan, layer: str, num_activations: int) -> str:
+    """Says which images gave NaN or infinite activations."""
+    of = plan.labels.activations
+    markers = of.store.activations_done(of.digest, layer)
+    rows = [row for name in sorted(markers.done()) for row in markers.facts(name)["ignored"]["images"]]
+    paths = plan.labels.probe.index()["path"].iloc[rows[:3]].tolist()
+    return (
+        f"{num_activations} activations of {layer} are NaN or infinite; each such image is ignored for that neuron "
+        f"({', '.join(paths)}{' …' if len(rows) > 3 else ''})."
+    )
 
 
 def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -196,8 +225,12 @@ def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str,
 
 
 def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:
-    tables = [plan.labels.top_images(layer) for layer in layers]
-    table = pd.concat([table[table["rank"] <= plan.spec.top_images] for table in tables], ignore_index=True)
+    tables = {layer: plan.labels.top_images(layer) for layer in layers}
+    shown = [
+        table[table["rank"] <= plan.spec.top_images].assign(layer=layer)[["layer", *table.columns]]
+        for layer, table in tables.items()
+    ]
+    table = pd.concat(shown, ignore_index=True)
     table.insert(3, "image", plan.labels.probe.index()["path"].to_numpy()[table["row"]])
     return table
 

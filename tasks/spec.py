@@ -7,6 +7,8 @@ Imports neither Prefect nor torch: `clip-dissect --help` must be quick.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,6 +21,31 @@ HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "cos": (),
     "cos_cubed": ("min_norm",),
 }
+
+
+@dataclass(frozen=True)
+class Tau:
+    """The cut-off τ of interpretable labels (A.8): by similarity, or by null quantile."""
+
+    similarity: float | None
+    null_quantile: float | None
+
+    def __str__(self) -> str:
+        return f"null:{self.null_quantile:g}" if self.similarity is None else f"{self.similarity:g}"
+
+    @classmethod
+    def of(cls, text: str) -> Tau:
+        """As typed: `0.16` or `null:0.95`. Raises `ValueError`."""
+        kind, _, number = text.rpartition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if kind == "null" and 0 <= value < 1:
+            return cls(None, value)
+        if kind == "" and math.isfinite(value):
+            return cls(value, None)
+        raise ValueError(f"--tau {text!r} is neither a number nor null:QUANTILE with a quantile from 0 to below 1.")
 
 
 class Group(BaseModel):
@@ -147,6 +174,13 @@ class SimilaritySpec(Group):
     seed: int | None = Field(None, description="rank_reorder reference (0): seed of the random orders.")
     min_norm: float | None = Field(None, ge=0, description="cos_cubed (0.001): smallest norm divided by.")
     ranks: int = Field(5, ge=1, description="Labels per neuron in the tables, best first.")
+    null_samples: int = Field(
+        1_000, ge=0, description="Neurons with shuffled images that labels are compared to (null_quantile); 0: none."
+    )
+    null_seed: int = Field(0, ge=0, description="Seed of the shuffled images.")
+    keep_similarities: bool = Field(
+        False, description="Keep all similarities, neurons by concepts, as Zarr arrays in the store."
+    )
 
     @model_validator(mode="after")
     def _hyperparameters_belong(self) -> Self:
@@ -174,6 +208,23 @@ class OutputSpec(Group):
         description="True concepts of the last layer's neurons, a line each (or imagenet, sample): for accuracy.",
     )
     top_images: int = Field(10, ge=1, description="Top images per neuron in the table and the report.")
+    tau: str | None = Field(
+        None,
+        description="A label is interpretable above this similarity (0.16 for soft_wpmi, paper A.8), or as null:0.95 "
+        "above so many of the neurons with shuffled images (the default of the other similarity functions).",
+    )
+
+    @field_validator("tau", mode="before")
+    @classmethod
+    def _tau_as_typed(cls, given: Any) -> Any:
+        return str(given) if isinstance(given, int | float) else given
+
+    @field_validator("tau")
+    @classmethod
+    def _tau_is_a_cut(cls, given: str | None) -> str | None:
+        if given is not None:
+            Tau.of(given)
+        return given
 
 
 class ShardSpec(EngineSpec, ProbeSpec):
@@ -206,3 +257,16 @@ class LabelSpec(SimilaritySpec, EmbedSpec, RecordSpec):
 
 class DissectSpec(OutputSpec, LabelSpec):
     """The whole run, images to report."""
+
+    @property
+    def cut(self) -> Tau:
+        """Above what a label is interpretable."""
+        if self.tau is not None:
+            return Tau.of(self.tau)
+        return Tau(0.16, None) if self.similarity == "soft_wpmi" else Tau(None, 0.95)
+
+    @model_validator(mode="after")
+    def _null_is_there(self) -> Self:
+        if self.tau and self.cut.null_quantile is not None and not self.null_samples:
+            raise ValueError(f"--tau {self.tau} compares with shuffled images, and --null-samples 0 leaves them out.")
+        return self

@@ -56,6 +56,8 @@ def follow(
     followed.extend(future.task_run_id for future in amounts)
     to_do = sum(amounts.values())
     total = to_do if total is None else total
+    if total == 0 and not amounts:
+        return  # a stage that this run has not
     started = told = time.perf_counter()
     done = total - to_do
     for observer in _observers:

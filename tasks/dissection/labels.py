@@ -64,6 +64,19 @@ class Labels:
             taken(self.log_prior, other.log_prior),
         )
 
+    def beside(self, other: Labels) -> Labels:
+        """Both, which are of different neurons; these come first."""
+
+        def joined(mine: Floats | None, theirs: Floats | None) -> Floats | None:
+            return None if mine is None or theirs is None else np.concatenate([mine, theirs])
+
+        return Labels(
+            np.concatenate([self.concept_rows, other.concept_rows]),
+            np.concatenate([self.similarity, other.similarity]),
+            joined(self.log_likelihood, other.log_likelihood),
+            joined(self.log_prior, other.log_prior),
+        )
+
 
 def _float64(values: Tensor) -> Floats:
     return values.double().numpy()

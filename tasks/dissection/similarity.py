@@ -9,12 +9,14 @@ epsilons and all, so that results can be compared to the last digit.
 
 A similarity that looks only at top images gives the same when both arrays are cut down to the rows that are a
 top image of some neuron, in order: what labelling costs then does not depend on `I`. It takes `TopImages` in place
-of `A` as well. `panels.py` does all of it without ever holding `P`.
+of `A` as well. `scorers.py` uses the parts of these functions to do all of it without ever holding `P`.
+
+An activation of -inf stands for an image that does not count for that neuron.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
@@ -23,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.dissection.kernels import log_of_products
+from tasks.dissection.kernels import LogOfProducts
+from tasks.dissection.ranks import reorder_errors
 from tasks.dissection.streaming import LogMeanExp, TopImages
 
 Variant = Literal["paper", "reference"]
@@ -48,18 +51,24 @@ class Scores:
 
 
 def cos(P: Tensor, A: Tensor, *, variant: Variant = "paper") -> Scores:
-    """Cosine of `P[:, m]` and `q_k` (equation 1). A neuron that is 0 on every image gets 0 (published: NaN)."""
+    """Cosine of `P[:, m]` and `q_k` (equation 1). A neuron that is 0 on every image gets 0 (published: NaN).
+
+    An activation of -inf counts as 0: it adds nothing to the sums.
+    """
     del variant  # both are the same
-    return Scores(_unit_columns(A, 0.0).T @ _unit_columns(P, 0.0))  # [N, C]
+    return Scores(_unit_columns(A.masked_fill(A.isneginf(), 0), 0.0).T @ _unit_columns(P, 0.0))  # [N, C]
 
 
 def cos_cubed(P: Tensor, A: Tensor, *, min_norm: float = 1e-3, variant: Variant = "paper") -> Scores:
     """Cosine of mean-centred, cubed columns, with norms of at least `min_norm`.
 
-    It stands in the published code only, and both variants are that.
+    It stands in the published code only, and both variants are that. An activation of -inf counts as the mean of the
+    neuron's others.
     """
     del variant
-    images, neurons = P - P.mean(0), A - A.mean(0)
+    images, ignored = P - P.mean(0), A.isneginf()
+    mean = A.masked_fill(ignored, 0).sum(0) / (~ignored).sum(0).clamp(min=1)  # [N]
+    neurons = (A - mean).masked_fill(ignored, 0)
     return Scores(_unit_columns(neurons**3, min_norm).T @ _unit_columns(images**3, min_norm))  # [N, C]
 
 
@@ -77,24 +86,26 @@ def rank_reorder(
     """`-‖q'_k - q_k‖_p` over the `top_k` top images (equation 2; the paper takes 5 % of the probe set).
 
     `q'_k` has the values of `q_k` in the order of `P[:, m]`. The reference variant takes the mean of `|d|^p`
-    without the root, divides it by the same for `num_permutations` random orders (seeded here), and by
-    `mean(P[:, m])^scale` over the top images.
+    without the root, divides it by the same for `num_permutations` random orders (seeded here, the same for every
+    neuron), and by `mean(P[:, m])^scale` over the top images: -inf where that is no number, as for a negative mean.
     """
     top = top_images(A, top_k)
-    generator = torch.Generator().manual_seed(seed)
-    similarity = torch.empty(top.rows.shape[1], P.shape[1], dtype=P.dtype)
-    for neuron in range(len(similarity)):
-        q = top.values[:, neuron].to(P.dtype)  # [K], falling
-        of_top = P[top.rows[:, neuron]].T.contiguous()  # [C, K]
+    similarity = torch.empty(top.num_neurons, P.shape[1], dtype=P.dtype)
+    num_counting = (top.values > -torch.inf).sum(0).tolist()
+    for neuron, count in enumerate(num_counting):
+        q = top.values[:count, neuron].to(P.dtype)  # [K], falling
+        of_top = P[top.rows[:count, neuron]]  # [K, C]
         # The image that is j-th by P gets the j-th largest activation, q[j]; its own is q[order[j]].
-        order = of_top.argsort(dim=1, descending=True, stable=True)  # [C, K]
-        error = (q - q[order]).abs_().pow_(p)  # [C, K]
+        error = reorder_errors(of_top, q, p)  # [C]
         if variant == "paper":
-            similarity[neuron] = -error.sum(1).pow(1 / p)
+            similarity[neuron] = -error.pow(1 / p)
             continue
-        orders = [torch.randperm(len(q), generator=generator) for _ in range(num_permutations)]
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(count, generator=generator) for _ in range(num_permutations)]
         by_chance = torch.stack([(q - q[order]).abs().pow(p).mean() for order in orders]).mean()
-        similarity[neuron] = -error.mean(1) / by_chance / of_top.mean(1).pow(scale)
+        # Equal activations have no order: any gives an error of 0, one by chance too.
+        error = error / count / by_chance.where(by_chance > 0, 1.0)
+        similarity[neuron] = (-error / of_top.mean(0).pow(scale)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
     return Scores(similarity)
 
 
@@ -106,22 +117,35 @@ def wpmi(
     a: float = 2.0,
     lam: float = 0.6,
     live: Tensor | None = None,
-    log_normaliser: Tensor | None = None,
     variant: Variant = "paper",
 ) -> Scores:
     """`Σ_{x∈B_k} log s(m|x) - λ log p(m)`, `B_k` the `top_k` top images (equation 3, A.1).
 
-    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default. `log_normaliser` `[I]`: see
-    `log_shares`.
+    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
     """
-    top = top_images(A, top_k)
-    log_s = log_shares(P, a, log_normaliser)  # [I, C]
+    top, log_normaliser = top_images(A, top_k), log_sum_of_exponentials(P, a)
     if variant == "reference":
-        log_s = (log_s.exp() + REFERENCE_EPSILON).log()
-    log_likelihood = torch.zeros(top.rows.shape[1], P.shape[1], dtype=P.dtype)
-    for rows in top.rows:  # [N], the k-th top image of every neuron
-        log_likelihood += log_s[rows]
-    return _weighed(log_likelihood, 0.0, lam, live)
+        likelihood = wpmi_reference_likelihood([P.clone()], log_normaliser, top, a)
+    else:
+        likelihood = wpmi_likelihood(sum_over_top([P], top), log_normaliser, top, a)
+    return likelihood.against_prior(lam, live)
+
+
+def wpmi_likelihood(sums: Tensor, log_normaliser: Tensor, top: TopImages, a: float) -> LogLikelihood:
+    """`Σ_{x∈B_k} log s(m|x)` from `sums [N, C]`, the sums of `P` over each neuron's top images.
+
+    `log s(m|x) = a P[x, m] - log_normaliser[x]`: a neuron's likelihood is linear in `P`, and so in the sum of its top
+    images' embeddings.
+    """
+    shift = sum_over_top([log_normaliser[:, None]], top).double()  # [N, 1]
+    constant = float(shift.mean())
+    return LogLikelihood(sums.mul_(a).sub_((shift - constant).to(sums.dtype)), -constant)
+
+
+def wpmi_reference_likelihood(P: Iterable[Tensor], log_normaliser: Tensor, top: TopImages, a: float) -> LogLikelihood:
+    """`Σ_{x∈B_k} log(s(m|x) + ε)`, `P` in blocks of images `[B, C]`, which are overwritten."""
+    logs = (s.add_(REFERENCE_EPSILON).log_() for s in shares(P, log_normaliser, a))
+    return LogLikelihood(sum_over_top(logs, top), 0.0)
 
 
 def soft_wpmi(
@@ -134,24 +158,64 @@ def soft_wpmi(
     p_start: float = 0.998,
     p_end: float = 0.97,
     live: Tensor | None = None,
-    log_normaliser: Tensor | None = None,
     variant: Variant = "paper",
 ) -> Scores:
     """`Σ_x log(1 + p(x∈B_k)(s(m|x) - 1)) - λ log p(m)` (equation 4, A.1).
 
     `p(x∈B_k)` falls linearly from `p_start` (most activating image) to `p_end` (`top_k`-th), 0 beyond.
-    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default. `log_normaliser` `[I]`: see
-    `log_shares`.
+    `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
     """
-    top = top_images(A, top_k)
-    s = log_shares(P, a, log_normaliser).exp_()  # [I, C]
-    p = membership(top_k, p_start, p_end, variant)[: top.num_images]  # [K]
+    p = membership(top_k, p_start, p_end, variant)
+    log_normaliser = log_sum_of_exponentials(P, a)
+    return soft_likelihood([P.clone()], log_normaliser, top_images(A, top_k), a, p, variant).against_prior(lam, live)
+
+
+def soft_likelihood(
+    P: Iterable[Tensor], log_normaliser: Tensor, top: TopImages, a: float, p: Tensor, variant: Variant = "paper"
+) -> LogLikelihood:
+    """`Σ_x log(1 + p(x∈B_k)(s(m|x) - 1))`, `P` in blocks of images `[B, C]`, which are overwritten."""
+    p = p[: top.num_images, None]  # [K, 1]
     # log(1 - p + p s) = log(1 - p) + log(1 + odds s). The first term, about -4 an image, is the same for every
     # concept; left in the sum it would eat the digits that tell concepts apart (it is why the published float32
     # scores are all multiples of 2^-15).
-    rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)  # [K]
-    gain = log_of_products(s, top.rows, p / rest)  # [N, C]
-    return _weighed(gain, float(rest.log().sum()), lam, live)
+    rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)
+    counts = top.values > -torch.inf  # [K, N]
+    products = LogOfProducts(top.rows, torch.where(counts, p / rest, 0.0))
+    first = 0
+    for s in shares(P, log_normaliser, a):
+        products.add(s, first)
+        first += len(s)
+    gain = products.finish()
+    # An image that does not count has p = 0 and adds log 1.
+    missing = torch.where(counts, 0.0, rest.log()).sum(0)  # [N]
+    if missing.any():
+        gain -= missing[:, None].to(gain)
+    return LogLikelihood(gain, float(rest.log().sum()))
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """`log p(m|B_k)` as `differing [N, C]` and `constant`, which is the same for every neuron and concept."""
+
+    differing: Tensor
+    constant: float
+
+    def against_prior(self, lam: float, live: Tensor | None = None, neurons: slice = slice(None)) -> Scores:
+        """Likelihood less λ times the prior over a layer's live neurons; the layer is the neurons given.
+
+        In float64, a block of neurons at a time: whole, the copies would be what labelling needs most memory for.
+        """
+        layer = self.differing[neurons]
+        taking_part = layer if live is None or not live.any() or live.all() else layer[live]
+        parts = (LogMeanExp.of(block) for block in torch.split(taking_part, NEURONS_PER_BLOCK))
+        log_prior = reduce(LogMeanExp.merge, parts).finish()  # [C]
+        shift = (1 - lam) * self.constant - lam * log_prior  # [C]
+        similarity = torch.empty_like(layer)
+        for block, into in zip(
+            torch.split(layer, NEURONS_PER_BLOCK), torch.split(similarity, NEURONS_PER_BLOCK), strict=True
+        ):
+            into.copy_(block.double() + shift)
+        return Scores(similarity, layer + self.constant, log_prior + self.constant)
 
 
 def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
@@ -159,13 +223,35 @@ def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
     return A.first(top_k) if isinstance(A, TopImages) else TopImages.of(A, top_k)
 
 
-def log_shares(P: Tensor, a: float, log_normaliser: Tensor | None = None) -> Tensor:
-    """`log s(m|x) = log softmax_m(a P[x, :])` `[I, C]`.
+def log_sum_of_exponentials(P: Tensor, a: float) -> Tensor:
+    """`log Σ_m exp(a P[x, m])` `[I]`: what makes `exp(a P)` a softmax."""
+    return torch.logsumexp(a * P, dim=1)
 
-    Where `P` holds only some of the concepts, `log_normaliser` `[I]` is `log Σ_m exp(a P[x, m])` over all of them,
-    and `P` is overwritten: fresh memory for every panel costs as much as the product that fills it.
+
+def shares(P: Iterable[Tensor], log_normaliser: Tensor, a: float) -> Iterator[Tensor]:
+    """`s(m|x) = softmax_m(a P[x, :])`, block of images after block.
+
+    `P` may hold some of the concepts only: `log_normaliser [I]` is over all of them. The blocks `[B, C]` are
+    overwritten, for fresh memory costs as much as the product that fills it.
     """
-    return F.log_softmax(a * P, dim=1) if log_normaliser is None else P.mul_(a).sub_(log_normaliser[:, None])
+    first = 0
+    for block in P:
+        yield block.mul_(a).sub_(log_normaliser[first : first + len(block), None]).exp_()
+        first += len(block)
+
+
+def sum_over_top(X: Iterable[Tensor], top: TopImages) -> Tensor:
+    """Sums `[N, F]` over each neuron's top images of `X [I, F]`, which comes in blocks of images."""
+    rows = top.rows.where(top.values > -torch.inf, -1).T  # [N, K]
+    sums: Tensor | None = None
+    first = 0
+    for block in X:
+        here = (rows >= first) & (rows < first + len(block))
+        bags = F.embedding_bag(rows[here] - first, block, here.sum(1).cumsum(0) - here.sum(1), mode="sum")  # [N, F]
+        sums = bags if sums is None else sums.add_(bags)
+        first += len(block)
+    assert sums is not None  # there is an image
+    return sums
 
 
 def membership(num_images: int, p_start: float, p_end: float, variant: Variant = "paper") -> Tensor:
@@ -175,22 +261,6 @@ def membership(num_images: int, p_start: float, p_end: float, variant: Variant =
     """
     steps = max(num_images - 1, 1) if variant == "paper" else num_images
     return p_start - torch.arange(num_images, dtype=torch.float64) / steps * (p_start - p_end)
-
-
-def _weighed(log_likelihood: Tensor, constant: float, lam: float, live: Tensor | None) -> Scores:
-    """Likelihood less λ times the prior over the layer's live neurons; `constant` is part of every likelihood.
-
-    In float64, a block of neurons at a time: whole, the copies would be what labelling needs most memory for.
-    """
-    taking_part = log_likelihood if live is None or not live.any() or live.all() else log_likelihood[live]
-    blocks = [slice(n, n + NEURONS_PER_BLOCK) for n in range(0, len(log_likelihood), NEURONS_PER_BLOCK)]
-    parts = (LogMeanExp.of(taking_part[block]) for block in blocks if block.start < len(taking_part))
-    log_prior = reduce(LogMeanExp.merge, parts).finish()  # [C]
-    shift = (1 - lam) * constant - lam * log_prior  # [C]
-    similarity = torch.empty_like(log_likelihood)
-    for block in blocks:
-        similarity[block] = log_likelihood[block].double() + shift
-    return Scores(similarity, log_likelihood + constant, log_prior + constant)
 
 
 def _unit_columns(X: Tensor, min_norm: float) -> Tensor:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 
-def first_largest(X: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `min(k, M)` largest of each row of `X [N, M]`, largest first, and their columns; ties to the lower column.
+def first_largest(X: Tensor, k: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The `min(k, M)` largest of each row of `X [N, M]`, largest first, and where they stand; ties to the lower.
 
-    `torch.topk` takes any of equal values, so that what it takes would depend on the chunking. It is four times
-    faster than a stable sort, though, and so only rows in which the last one taken has an equal are sorted.
+    They stand at `positions [N, M]` (int64, all different in a row), by default their columns. `torch.topk` takes any
+    of equal values, so that what it takes would depend on the chunking. It is four times faster than a stable sort,
+    though, and so only rows in which the last one taken has an equal are looked at again.
     """
     k = min(k, X.shape[1])
     values, columns = X.topk(min(k + 1, X.shape[1]), dim=1)  # [N, k + 1]
@@ -24,18 +25,21 @@ def first_largest(X: Tensor, k: int) -> tuple[Tensor, Tensor]:
         doubtful = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
         values, columns = values[:, :k], columns[:, :k]
         if len(doubtful):
-            sorted_values, order = X[doubtful].sort(dim=1, descending=True, stable=True)
-            values[doubtful], columns[doubtful] = sorted_values[:, :k], order[:, :k]
-    return _in_order(values, columns, dim=1)
+            some, last = X[doubtful], values[doubtful, -1:]
+            where = torch.arange(X.shape[1]) if positions is None else positions[doubtful]
+            # All that are larger, then equals from the lowest position on.
+            key = torch.where(some == last, -1 - where, torch.iinfo(torch.int64).min)  # [doubtful, M]
+            columns[doubtful] = key.masked_fill_(some > last, 0).topk(k, dim=1).indices
+            values[doubtful] = some.gather(1, columns[doubtful])
+    return _in_order(values, columns if positions is None else positions.gather(1, columns))
 
 
-def _in_order(values: Tensor, positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Both by falling value, and by rising position where values are equal."""
-    # Two stable sorts, the less significant key first.
-    by_position = torch.argsort(positions, dim=dim, stable=True)
-    values, positions = values.gather(dim, by_position), positions.gather(dim, by_position)
-    by_value = torch.argsort(values, dim=dim, descending=True, stable=True)
-    return values.gather(dim, by_value), positions.gather(dim, by_value)
+def _in_order(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `[N, K]` by falling value, and by rising position where values are equal."""
+    # The less significant key first, and then a stable sort.
+    positions, by_position = positions.sort(dim=1)
+    values, by_value = values.gather(1, by_position).sort(dim=1, descending=True, stable=True)
+    return values, positions.gather(1, by_value)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class TopImages:
     """The `K` most activating images of every neuron, most activating first; ties go to the lower row.
 
     `values` `[K, N]` are activations, `rows` `[K, N]` (int64) are rows of the probe set. `K` may differ
-    between two blocks: a block of 3 rows has only 3 top images to give.
+    between two blocks: a block of 3 rows has only 3 top images to give. An activation of -inf stands for an image
+    that does not count for this neuron; it comes last, where there are too few others.
     """
 
     values: Tensor
@@ -55,11 +60,12 @@ class TopImages:
         values, rows = first_largest(activations.T.contiguous(), k)  # [N, K]
         return cls(values.T.contiguous(), rows.T.contiguous() + first_row)
 
-    def merge(self, other: TopImages, k: int) -> TopImages:
-        """Top `k` of two blocks' tops, in whichever order the blocks come."""
-        values = torch.cat([self.values, other.values])  # [K1 + K2, N]
-        rows = torch.cat([self.rows, other.rows])
-        return TopImages(*(part[:k].contiguous() for part in _in_order(values, rows, dim=0)))
+    def merge(self, *others: TopImages, k: int) -> TopImages:
+        """Top `k` of several blocks' tops, in whichever order the blocks come."""
+        values = torch.cat([self.values, *(other.values for other in others)])  # [K1 + K2 + …, N]
+        rows = torch.cat([self.rows, *(other.rows for other in others)])
+        values, rows = first_largest(values.T.contiguous(), k, rows.T.contiguous())  # [N, K]
+        return TopImages(values.T.contiguous(), rows.T.contiguous())
 
     def first(self, k: int) -> TopImages:
         """The first `k` of them, or all where there are fewer."""
@@ -69,6 +75,11 @@ class TopImages:
     def num_images(self) -> int:
         """How many top images each neuron has: `K`."""
         return self.rows.shape[0]
+
+    @property
+    def num_neurons(self) -> int:
+        """`N`."""
+        return self.rows.shape[1]
 
 
 @dataclass(frozen=True)
@@ -115,8 +126,9 @@ class CosineMoments:
 
     @classmethod
     def of(cls, embeddings: Tensor, activations: Tensor) -> CosineMoments:
-        """Of a block of rows: `embeddings [rows, D]`, `activations [rows, N]`."""
+        """Of a block of rows: `embeddings [rows, D]`, `activations [rows, N]`; one of -inf adds nothing."""
         E, A = embeddings.double(), activations.double()
+        A = A.masked_fill(A.isneginf(), 0)
         return cls(E.T @ E, E.T @ A, A.square().sum(0))
 
     def merge(self, other: CosineMoments) -> CosineMoments:
@@ -132,21 +144,48 @@ class CosineMoments:
 
 
 @dataclass(frozen=True)
-class Range:
-    """Smallest and largest activation of every neuron, `[N]` each."""
+class Statistics:
+    """What every neuron's finite activations are like, `[N]` each.
 
+    `count` (int64) says how many there are, `minimum` and `maximum` (float32) are their extremes, +inf and -inf where
+    there is none, and `total` (float64) is their sum.
+    """
+
+    count: Tensor
     minimum: Tensor
     maximum: Tensor
+    total: Tensor
 
     @classmethod
-    def of(cls, activations: Tensor) -> Range:
+    def of(cls, activations: Tensor) -> Statistics:
         """Of a block `[rows, N]` with at least one row."""
-        return cls(activations.amin(0), activations.amax(0))
+        total = activations.sum(0, dtype=torch.float64)
+        if total.isfinite().all():  # so is every activation, as nearly always: a third of the time
+            count = torch.full_like(total, len(activations), dtype=torch.int64)
+            return cls(count, activations.amin(0), activations.amax(0), total)
+        ignored = ~activations.isfinite()
+        return cls(
+            (~ignored).sum(0),
+            activations.masked_fill(ignored, math.inf).amin(0),
+            activations.masked_fill(ignored, -math.inf).amax(0),
+            activations.masked_fill(ignored, 0).sum(0, dtype=torch.float64),
+        )
 
-    def merge(self, other: Range) -> Range:
+    def merge(self, other: Statistics) -> Statistics:
         """Of the rows of both."""
-        return Range(torch.minimum(self.minimum, other.minimum), torch.maximum(self.maximum, other.maximum))
+        return Statistics(
+            self.count + other.count,
+            torch.minimum(self.minimum, other.minimum),
+            torch.maximum(self.maximum, other.maximum),
+            self.total + other.total,
+        )
 
-    def finish(self) -> Tensor:
-        """Dead neurons `[N]` (bool): the same activation on every image, so no image stands out."""
-        return self.minimum == self.maximum
+    @property
+    def mean(self) -> Tensor:
+        """Mean finite activation `[N]`, float64; 0 where there is none."""
+        return self.total / self.count.clamp(min=1)
+
+    @property
+    def is_dead(self) -> Tensor:
+        """Dead neurons `[N]` (bool): no two different finite activations, so no image stands out."""
+        return self.maximum <= self.minimum

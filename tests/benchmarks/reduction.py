@@ -21,8 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.dissection.kernels import log_of_products
-from tasks.dissection.panels import Problem, label, used_rows
+from tasks.dissection.kernels import LogOfProducts
+from tasks.dissection.panels import label
+from tasks.dissection.scorers import (
+    CosScorer,
+    PmiScorer,
+    RankReorderScorer,
+    Scorer,
+    log_normaliser,
+    used_rows,
+)
 from tasks.dissection.similarity import membership
 from tasks.dissection.streaming import CosineMoments, TopImages
 from tests.benchmarks import published
@@ -31,10 +39,10 @@ DIMENSIONS = 512
 #: What a run may hold in panels: small beside the 1.6 GB of `P` and its softmax.
 MEMORY = 256 << 20
 OURS: dict[str, dict[str, Any]] = {
-    "soft_wpmi": {"top_k": 100},
-    "wpmi": {"top_k": 28},
+    "soft_wpmi": {"top_k": 100, "a": 10.0, "lam": 1.0, "p_start": 0.998, "p_end": 0.97},
+    "wpmi": {"top_k": 28, "a": 2.0, "lam": 0.6},
     "cos": {},
-    "rank_reorder": {"top_k": 0},  # 5 % of the images, set below
+    "rank_reorder": {},  # 5 % of the images
 }
 
 
@@ -52,17 +60,22 @@ def data(num_images: int, num_concepts: int, num_neurons: int) -> tuple[Tensor, 
 
 def ours(name: str, images: Tensor, concepts: Tensor, activations: Tensor) -> Tensor:
     """First labels `[N]` from embeddings and activations."""
-    parameters = dict(OURS[name])
-    if name == "rank_reorder":
-        parameters["top_k"] = int(len(activations) * 0.05)
+    num_neurons, parameters = activations.shape[1], dict(OURS[name])
+    scorer: Scorer
     if name == "cos":
         blocks = [slice(i, i + 1_000) for i in range(0, len(images), 1_000)]
         moments = reduce(CosineMoments.merge, (CosineMoments.of(images[b], activations[b]) for b in blocks))
-        problem = Problem(images[:0], concepts, moments)
+        scorer = CosScorer(moments, num_neurons)
     else:
-        rows, top = used_rows(TopImages.of(activations, parameters["top_k"]))
-        problem = Problem(images[rows], concepts, top)
-    return torch.from_numpy(label(problem, name, 5, MEMORY, **parameters).concept_rows[:, 0])
+        k = parameters.get("top_k") or int(len(activations) * 0.05)
+        rows, top = used_rows(TopImages.of(activations, k))
+        used = [images[rows]]
+        if name == "rank_reorder":
+            scorer = RankReorderScorer(used, len(rows), top, num_neurons, {"top_k": k}, "paper")
+        else:
+            sums = log_normaliser(used, concepts, parameters["a"])
+            scorer = PmiScorer(used, sums, top, num_neurons, 0, parameters, "paper", name == "soft_wpmi")
+    return torch.from_numpy(label(scorer, concepts, 5, MEMORY).labels.concept_rows[:, 0])
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -113,11 +126,13 @@ def scoring(images: Tensor, concepts: Tensor, activations: Tensor, runs: int) ->
     s = published.softmax_rows(images, concepts, 10.0)
     rows = TopImages.of(activations, 100).rows
     p = membership(100, 0.998, 0.97)
-    return ratio(
-        lambda: published.soft_wpmi_scores(s, rows),
-        lambda: published.minus_prior(log_of_products(s, rows, p / (1 - p)), 1.0),
-        runs,
-    )
+
+    def ours() -> Tensor:
+        products = LogOfProducts(rows, p / (1 - p))
+        products.add(s, first=0)
+        return published.minus_prior(products.finish(), 1.0)
+
+    return ratio(lambda: published.soft_wpmi_scores(s, rows), ours, runs)
 
 
 def end_to_end(name: str, images: Tensor, concepts: Tensor, activations: Tensor, runs: int) -> tuple[float, float]:

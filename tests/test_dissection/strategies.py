@@ -46,10 +46,10 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem(P, A)
 
 
-def activation_blocks() -> st.SearchStrategy[npt.NDArray[np.float32]]:
-    """`[I, N]` float32, ties everywhere."""
+def activation_blocks(*, not_finite: bool = False) -> st.SearchStrategy[npt.NDArray[np.float32]]:
+    """`[I, N]` float32, ties everywhere; with some that are not finite where wanted."""
     return hnp.arrays(
         np.float32,
         hnp.array_shapes(min_dims=2, max_dims=2, max_side=16),
-        elements=st.sampled_from([-1.5, -0.0, 0.0, 1.0, 2.5]),
+        elements=st.sampled_from([-1.5, -0.0, 0.0, 1.0, 2.5] + [np.nan, np.inf, -np.inf] * not_finite),
     )

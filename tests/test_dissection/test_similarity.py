@@ -43,12 +43,10 @@ def sizeable(seed: int, num_images: int = 120, num_concepts: int = 40, num_neuro
 
 
 def drawn_orders(num_neurons: int, num_top: int, num_permutations: int = 5, seed: int = 0) -> list[list[list[int]]]:
-    """One generator for the layer; neuron after neuron takes `num_permutations` orders from it."""
+    """The same orders for every neuron, so that a neuron's score does not depend on the others."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        [torch.randperm(num_top, generator=generator).tolist() for _ in range(num_permutations)]
-        for _ in range(num_neurons)
-    ]
+    orders = [torch.randperm(num_top, generator=generator).tolist() for _ in range(num_permutations)]
+    return [orders] * num_neurons
 
 
 def assert_pmi(scores: Scores, expected: reference.Pmi, *, rtol: float = 1e-9, atol: float = 1e-9) -> None:
@@ -91,6 +89,19 @@ class TestEquations:
         scores = rank_reorder(torch.from_numpy(P), torch.from_numpy(A), top_k=8, seed=seed, variant="reference")
         expected = reference.rank_reorder_published(P, A, 8, drawn_orders(4, 8, seed=seed))
         np.testing.assert_allclose(scores.similarity, expected, 1e-9)
+
+    def test_a_negative_mean_similarity_has_no_power_and_the_concept_ranks_last(self) -> None:
+        P, A = (torch.from_numpy(array) for array in sizeable(0))
+        P[:, 3] *= -1
+        scores = rank_reorder(P, A, top_k=30, variant="reference").similarity
+        assert (scores[:, 3] == -torch.inf).all()
+        assert scores[:, :3].isfinite().all()
+
+    def test_equal_activations_have_no_order_that_is_better(self) -> None:
+        P, A = (torch.from_numpy(array) for array in sizeable(0))
+        A[:60, 2] = 6.0  # saturated on more images than are looked at
+        for variant in VARIANTS:
+            assert (rank_reorder(P, A, top_k=30, variant=variant).similarity[2] == 0).all()
 
     @variants
     @given(problem=problems(), top_k=st.integers(1, 12), a=st.sampled_from([1.0, 2.0]), lam=st.floats(0.0, 1.5))
@@ -175,6 +186,15 @@ class TestMeaning:
     def test_cos_cubed_does_not_see_an_offset(self, seed: int) -> None:
         P, A = (tensor.double() for tensor in sizeable(seed).tensors)
         np.testing.assert_allclose(cos_cubed(P, A + 7.0).similarity, cos_cubed(P, A).similarity, 1e-8, 1e-10)
+
+    @given(problems())
+    @QUICK
+    def test_an_activation_that_does_not_count_is_0_to_cos_and_the_mean_to_cos_cubed(self, problem: Problem) -> None:
+        P, A = problem.tensors
+        mean = A[1:].mean(0, keepdim=True) if len(A) > 1 else torch.zeros_like(A)
+        ignored, zero, filled = (torch.cat([row, A[1:]]) for row in (-torch.inf + 0 * mean, 0 * mean, mean))
+        np.testing.assert_allclose(cos(P, ignored).similarity, cos(P, zero).similarity, 1e-9, 1e-12)
+        np.testing.assert_allclose(cos_cubed(P, ignored).similarity, cos_cubed(P, filled).similarity, 1e-6, 1e-9)
 
     def test_cos_cubed_is_small_for_a_neuron_that_hardly_moves(self) -> None:
         P, A = sizeable(1)

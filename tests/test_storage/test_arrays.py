@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from storage import arrays
 from storage.arrays import COLUMNS_PER_CHUNK
 from storage.completion import ROWS_UNIT, Rows, groups
-from storage.errors import IdentityError, RegionError, StorageError
+from storage.errors import ArrayError, IdentityError, RegionError, StorageError
 from storage.files import Folder
 
 IDENTITY = {"probe": "ab", "weights": "cd"}
@@ -37,7 +37,7 @@ def block(rows: Rows, num_columns: int) -> arrays.Floats:
 
 def make(url: str, num_columns: int = 3) -> zarr.Group:
     group = arrays.open_group(url, IDENTITY)
-    arrays.create_rows(group, "conv1", NUM_IMAGES, num_columns, AXES, {"layer": "conv1"})
+    arrays.create_rows(group, "conv1", (NUM_IMAGES, num_columns), ROWS_UNIT, AXES, {"layer": "conv1"})
     return group
 
 
@@ -210,6 +210,25 @@ def test_a_damaged_array_is_named_with_the_way_out(disk: Folder, damage: str) ->
     with pytest.raises(StorageError, match="conv1") as caught:
         arrays.read_rows(group, "conv1", rows)
     assert disk.url in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_rows_of_more_axes_are_read_in_part_and_absent_ones_are_refused(folder: Folder, dtype: Any) -> None:
+    group = arrays.open_group(folder.url, IDENTITY)
+    for _ in range(2):
+        arrays.create_rows(
+            group, "a/b", (3, 4, 5), 1, ("shard_group", "rank", "neuron"), {}, dtype=dtype, columns_per_chunk=2
+        )
+    written = np.arange(40, dtype=dtype).reshape(2, 4, 5)
+    arrays.write_rows(group, "a/b", Rows(0, 1), written[:1])
+    arrays.write_rows(group, "a/b", Rows(2, 3), written[1:])
+    part = arrays.read_finished_rows(group, "a/b", Rows(2, 3), slice(3), slice(1, 4))
+    assert part.dtype == dtype
+    assert np.array_equal(part, written[1:, :3, 1:4])
+    with pytest.raises(ArrayError, match=r"'a/b'.* 1 of 3 rows"):
+        arrays.read_finished_rows(group, "a/b", Rows(0, 3))
+    with pytest.raises(RegionError):
+        arrays.write_rows(group, "a/b", Rows(1, 2), written[:1, :3])
 
 
 def test_a_full_disk_is_said_with_the_way_out(disk: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

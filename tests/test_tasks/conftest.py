@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from storage import arrays
 from storage.completion import Rows
 from tasks.concepts import concept_embeddings_of, embed_concepts
-from tasks.label import LabelPlan, label_layer, plan_labels
+from tasks.label import find_top_images, join_labels, score_block, sum_softmax
+from tasks.labelling import LabelPlan, plan_labels
 from tasks.models.clip import load_clip
 from tasks.models.targets import load_target
 from tasks.observation import EMBEDDINGS, ObservationPlan, plan_observation
@@ -106,8 +107,19 @@ def labelled(spec: LabelSpec) -> LabelPlan:
     observed(probe, spec, spec)
     plan = plan_labels(probe, spec)
     for layer in plan.missing:
-        label_layer.fn(plan, layer)
+        label_layer(plan, layer)
     return plan
+
+
+def label_layer(plan: LabelPlan, layer: str) -> None:
+    """The four steps of labelling, of which only what is missing is done."""
+    if layer in plan.unfound:
+        find_top_images.fn(plan, layer)
+    for part in plan.unsummed(layer):
+        sum_softmax.fn(plan, layer, part)
+    for block in plan.unscored(layer):
+        score_block.fn(plan, layer, block)
+    join_labels.fn(plan, layer)
 
 
 def activations(plan: ObservationPlan, layer: str) -> np.ndarray[Any, Any]:

@@ -14,10 +14,12 @@ from storage.errors import IncompleteError, StorageError
 from storage.files import Folder
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.dissection.similarity import SIMILARITIES
-from tasks.label import DEAD, LABELS, LabelPlan, hyperparameters, label_layer, plan_labels
-from tests.test_tasks.conftest import Bench, activations, labelled, observed, shard
+from tasks.label_tables import DEAD
+from tasks.labelling import LABELS, LabelPlan, hyperparameters, plan_labels
+from tests.test_tasks.conftest import Bench, activations, label_layer, labelled, observed, shard
 
-COLUMNS = ["layer", "neuron", "rank", "concept", "similarity", "log_likelihood", "log_prior", "is_dead"]
+COLUMNS = ["layer", "neuron", "rank", "concept", "similarity", "margin", "null_quantile", "log_likelihood"]
+COLUMNS += ["log_prior", "is_dead", "is_nearly_constant", "images_ignored"]
 
 
 def first(plan: LabelPlan, layer: str) -> dict[int, str]:
@@ -192,24 +194,40 @@ def test_what_is_missing_is_said_with_numbers_and_the_stage_to_run(bench: Bench)
         plan_labels(probe, spec)
     observed(probe, spec, spec)
     with pytest.raises(IncompleteError, match="4 of 4 concepts"):
-        label_layer.fn(plan_labels(probe, spec), "head")
+        label_layer(plan_labels(probe, spec), "head")
 
 
-@pytest.mark.parametrize("what", ["activations", "embeddings"])
-def test_rows_that_were_lost_after_they_were_marked_never_become_labels(bench: Bench, what: str) -> None:
-    spec = bench.spec(layers=("head",))
+@pytest.mark.parametrize(
+    ("what", "similarity"), [("summaries", "soft_wpmi"), ("activations", "cos"), ("embeddings", "soft_wpmi")]
+)
+def test_rows_that_were_lost_after_they_were_marked_never_become_labels(
+    bench: Bench, what: str, similarity: str
+) -> None:
+    spec = bench.spec(layers=("head",), similarity=similarity, top_k=None)
     probe = shard(spec)
     embed_concepts.fn(concept_embeddings_of(spec), spec, 0)
     observed(probe, spec, spec)
     plan = plan_labels(probe, spec)
     url = {
+        "summaries": f"{plan.store.summaries(plan.activations.digest)}/head/top_rows",
         "activations": f"{plan.store.activations(plan.activations.digest)}/head",
         "embeddings": f"{plan.store.embeddings(plan.embeddings.digest)}/embeddings",
     }[what]
-    (Folder.at(url) / "c").remove()  # zarr gives NaN for a file that is not there
+    (Folder.at(url) / "c").remove()  # zarr gives its fill value for a file that is not there
     with pytest.raises(StorageError, match=r"head|embeddings"):
-        label_layer.fn(plan, "head")
+        label_layer(plan, "head")
     assert plan_labels(probe, spec).missing == ("head",)
+
+
+def test_labelling_by_100_top_images_reads_no_activations(bench: Bench) -> None:
+    spec = bench.spec(layers=("head",))
+    probe = shard(spec)
+    embed_concepts.fn(concept_embeddings_of(spec), spec, 0)
+    observed(probe, spec, spec)
+    plan = plan_labels(probe, spec)
+    Folder.at(plan.store.activations(plan.activations.digest)).remove()
+    label_layer(plan, "head")
+    assert [first(plan, "head")[neuron] for neuron in range(3)] == ["red", "green", "blue"]
 
 
 def test_first_labels_are_plain_rows(bench: Bench) -> None:

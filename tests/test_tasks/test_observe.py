@@ -18,6 +18,7 @@ from storage import arrays
 from storage.errors import EmbeddingsError, IdentityError, ShardError
 from tasks import images as decoding
 from tasks import observe as observing
+from tasks import recorded
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.models.clip import load_clip
@@ -209,12 +210,69 @@ def test_layers_of_any_name_are_recorded_apart(bench: Bench) -> None:
     assert plan_observation(plan.probe, None, spec).missing == ()
 
 
-def test_nan_activations_are_refused_with_layer_and_image_and_nothing_is_marked(bench: Bench) -> None:
+class Overflowing(ColourNet):
+    """Gives infinity for green where an image is redder than `LIMIT`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        out[:, 1] = torch.where(out[:, 0] > LIMIT, torch.inf, out[:, 1])
+        return out
+
+
+LIMIT = 0.0
+
+
+def overflowing() -> tuple[nn.Module, v2.Compose]:
+    net = nn.Sequential()
+    net.add_module("body", Overflowing())
+    return net, to_tensor
+
+
+def test_an_activation_that_is_not_finite_is_counted_listed_and_ignored_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.inference_mode():
+        expected = ColourNet()(inputs(bench)).numpy()
+    reddest = expected[:, 0].argsort()
+    monkeypatch.setattr(f"{__name__}.LIMIT", float(expected[reddest[-2:], 0].mean()))
+    spec = bench.spec(target=f"{__name__}:overflowing", layers=("body", "body.conv"))
+    plan = observed(shard(spec), None, spec)
+    of = plan.activations
+    assert of is not None
+    marker = {layer: of.store.activations_done(of.digest, layer) for layer in of.layouts}
+    facts = {layer: marker[layer].facts(plan.missing[0].rows.name)["ignored"] for layer in of.layouts}
+    assert facts["body"] == {"activations": 1, "images": [int(reddest[-1])]}
+    assert facts["body.conv"] == {"activations": 0, "images": []}
+    expected[reddest[-1], 1] = -np.inf
+    found = activations(plan, "body")
+    assert np.isneginf(found).sum() == 1
+    assert np.allclose(found, expected, atol=1e-6)
+    assert recorded.statistics(of, 48, "body").count.tolist() == [48, 47, 48, 48]
+    assert recorded.top_images(of, 48, "body", 48).rows[-1, 1] == reddest[-1]
+
+
+def test_images_with_ignored_activations_are_rows_of_the_probe_set(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observing, "MOST_IGNORED_LISTED", 5)
     spec = bench.spec(target="tests.tiny_models:nans", layers=("body",))
+    plan = observed(shard(spec), None, spec)
+    of = plan.activations
+    assert of is not None
+    ignored = of.store.activations_done(of.digest, "body").facts(plan.missing[0].rows.name)["ignored"]
+    assert ignored == {"activations": 12 * 4, "images": [36, 37, 38, 39, 40]}
+
+
+@pytest.mark.usefixtures("_small_groups")
+def test_a_layer_that_is_never_finite_is_refused_by_name_and_nothing_is_marked(bench: Bench, tmp_path: Path) -> None:
+    weights = ColourNet().state_dict()
+    weights["head.weight"].fill_(torch.nan)
+    save_file(weights, tmp_path / "weights.safetensors")
+    spec = bench.spec(checkpoint=str(tmp_path / "weights.safetensors"))
     probe = shard(spec)
-    with pytest.raises(LayerError, match=r"'body' gives NaN .* on 12 of 48 images \(first: red/00\.jpg\)"):
+    with pytest.raises(LayerError, match=r"'head' gives NaN or infinite values on all of images 0-15 .*weights"):
         observed(probe, None, spec)
-    assert len(plan_observation(probe, None, spec).missing) == 1
+    assert len(plan_observation(probe, None, spec).missing) == 3
 
 
 def test_a_layer_that_is_fine_in_a_network_that_ends_in_nan_is_recorded(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tasks.label import DEAD
+from tasks.label_tables import DEAD
 from tasks.publish import (
     DESCRIPTIONS,
     FILES,
