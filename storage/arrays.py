@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -29,6 +30,8 @@ from storage.identity import Identity
 
 #: Columns of a chunk: a block of neurons is read without its neighbours, and 50,000 rows are still few objects.
 COLUMNS_PER_CHUNK = 128
+#: Longest side of a chunk of an array of blocks: 4 MiB.
+CHUNK_SIDE = 1_024
 
 Floats = npt.NDArray[np.float32]
 Block = npt.NDArray[Any]
@@ -64,12 +67,50 @@ def create_rows(
     """
     chunk = min(shape[-1], columns_per_chunk)
     within = rows_per_shard, *shape[1:-1]
+    columns = -(-shape[-1] // chunk) * chunk  # all columns, rounded up to whole chunks
+    _create(group, name, shape, (*within, columns), (*within, chunk), dimensions, attributes, dtype)
+
+
+def create_blocks(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    units: tuple[int, int],
+    dimensions: tuple[str, str],
+    attributes: Identity,
+) -> None:
+    """Makes the float32 array `name` of shape `[N, C]` whose shards are blocks, unless it is there already.
+
+    A block's sides are multiples of `units`, or the whole axis.
+    """
+    # A side of several blocks is cut where blocks are; the chunks of one that is a single block are free.
+    chunks = [
+        min(length, CHUNK_SIDE) if side >= length else unit
+        for length, side, unit in zip(shape, block, units, strict=True)
+    ]
+    shards = [
+        -(-min(side, length) // chunk) * chunk for length, side, chunk in zip(shape, block, chunks, strict=True)
+    ]
+    _create(group, name, shape, tuple(shards), tuple(chunks), dimensions, attributes, "float32")
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    shards: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dimensions: tuple[str, ...],
+    attributes: Identity,
+    dtype: str,
+) -> None:
     with suppress(ContainsArrayError):  # another process made it first, just the same
         group.create_array(
             name,
             shape=shape,
-            shards=(*within, -(-shape[-1] // chunk) * chunk),  # all columns, rounded up to whole chunks
-            chunks=(*within, chunk),
+            shards=shards,
+            chunks=chunks,
             dtype=dtype,
             fill_value=FILL[dtype],
             dimension_names=dimensions,
@@ -81,26 +122,38 @@ def create_rows(
 
 def write_rows(group: zarr.Group, name: str, rows: Rows, block: Block) -> None:
     """Writes `block` `[len(rows), …, columns]` over whole shards. Raises `RegionError` for any other region."""
+    whole = (Rows(0, length) for length in _array(group, name).shape[1:])
+    write_region(group, name, (rows, *whole), block)
+
+
+def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: Block) -> None:
+    """Writes `block` over whole shards: a range of each axis. Raises `RegionError` for any other region."""
     array = _array(group, name)
-    step = (array.shards or array.chunks)[0]
-    last = rows.stop == array.shape[0]
-    whole = rows.start % step == 0 and (last or (rows.stop % step == 0 and rows.stop < array.shape[0]))
-    if not whole or block.shape != (len(rows), *array.shape[1:]):
+    shard = array.shards or array.chunks
+    sides = list(zip(region, shard, array.shape, strict=True))
+    if block.shape != tuple(map(len, region)) or not all(_is_whole(*side) for side in sides):
         raise RegionError(
-            f"A block of shape {block.shape} for rows {rows.start} to {rows.stop} does not cover whole shards of "
-            f"{step} rows of array {name!r} of shape {array.shape}."
+            f"A block of shape {block.shape} for {' x '.join(f'{r.start} to {r.stop}' for r in region)} does not "
+            f"cover whole shards of {' x '.join(map(str, shard))} of array {name!r} of shape {array.shape}."
         )
+    where = tuple(slice(rows.start, rows.stop) for rows in region)
     try:
         try:
-            array[rows.start : rows.stop] = block
+            array[where] = block
         except (RuntimeError, ValueError):
             # Zarr reads what it overwrites, and stumbles over a torn shard.
-            _forget(array, rows, step)
-            array[rows.start : rows.stop] = block
+            for key in product(*(range(rows.start // step, -(-rows.stop // step)) for rows, step, _ in sides)):
+                sync((array.store_path / array.metadata.encode_chunk_key(key)).delete())
+            array[where] = block
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and isinstance(group.store, LocalStore):
             raise no_space(Path(group.store.root)) from error
         raise
+
+
+def _is_whole(rows: Rows, step: int, length: int) -> bool:
+    """Whether a range of an axis starts and ends where shards do."""
+    return rows.start % step == 0 and (rows.stop == length or (rows.stop % step == 0 and rows.stop < length))
 
 
 def read_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block:
@@ -126,13 +179,6 @@ def read_finished_rows(group: zarr.Group, name: str, rows: Rows, *within: slice)
 def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
     """Shape of an array. Raises `KeyError` where it is not there."""
     return _array(group, name).shape
-
-
-def _forget(array: zarr.Array[Any], rows: Rows, step: int) -> None:
-    """Removes the shards of a range of rows."""
-    for number in range(rows.start // step, -(-rows.stop // step)):
-        key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
-        sync((array.store_path / key).delete())
 
 
 def _damaged(group: zarr.Group, name: str, what: str) -> ArrayError:

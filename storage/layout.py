@@ -9,7 +9,8 @@ embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per
 concepts/<digest>/<block>.parquet           concept embeddings by text
 activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
             <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
-labels/<digest>/<layer>/                    label table and top images of a layer
+labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
+similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
 runs/<digest>/                              what a run publishes where no --out is given
 """
 
@@ -77,6 +78,15 @@ class Store:
     def labels(self, digest: str, layer: str) -> Folder:
         """Label table and top images of one layer."""
         return self.root / "labels" / digest / safe(layer)
+
+    def similarities(self, digest: str) -> str:
+        """URL of the Zarr group of all similarities: an array per layer."""
+        return self.root.path(f"similarities/{digest}.zarr")
+
+    @property
+    def kept(self) -> Folder:
+        """Where similarities are kept: a table of concepts, the columns of the arrays, lies beside each group."""
+        return self.root / "similarities"
 
     def run(self, digest: str) -> Folder:
         """What a run publishes where no other place is given."""

@@ -36,6 +36,7 @@ from tasks.dissection.scorers import (
 from tasks.dissection.streaming import CosineMoments, TopImages
 from tasks.label_tables import label_table, neurons_table, top_images_of, top_images_table
 from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, WITH_PRIOR, Block, LabelPlan
+from tasks.similarities import write_similarities
 
 #: Top images kept in the store; a run publishes as many of them as it is asked for.
 TOP_IMAGES_KEPT = 100
@@ -88,7 +89,10 @@ def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
         spec.ranks + 1,  # one more, for the margin
         int(spec.memory * 2**30),
         first_concept=block.concepts.start,
+        keep=spec.keep_similarities,
     )
+    if labelled.similarities is not None:
+        write_similarities(plan, layer, block, labelled.similarities)
     found = labelled.labels
     arrays: Arrays = {"concept_rows": found.concept_rows, "similarity": found.similarity}
     if found.log_likelihood is not None and found.log_prior is not None:
@@ -110,9 +114,8 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     _refuse_unlabelled(plan, layer, labels, neurons)
     quantile = null_quantile(torch.from_numpy(labels.similarity), labelled.null_best.double()).numpy()
     concepts = concept_list(plan.spec).concepts
-    write_parquet(
-        plan.folder(layer), LABELS, label_table(layer, labels, quantile, neurons, concepts, plan.spec.ranks)
-    )
+    table = label_table(layer, labels, quantile, neurons, concepts, plan.spec.ranks)
+    write_parquet(plan.folder(layer), LABELS, table)
     found = plan.done(layer).facts(FOUND)
     seconds = found["seconds"] + sum(float(one["seconds"]) for one in (*bundles.values(), *sums))
     facts = {

@@ -129,6 +129,11 @@ class LabelPlan:
         """What is scored of a layer."""
         return blocks(self.spec.similarity, self.activations.num_neurons[layer], self.num_concepts)
 
+    def block_shape(self, layer: str) -> tuple[int, int]:
+        """Neurons and concepts of the first block, which is as large as any."""
+        first = self.blocks(layer)[0]
+        return len(first.neurons), len(first.concepts)
+
     def blocks_folder(self, layer: str) -> Folder:
         """Best labels, a file per block."""
         return self.folder(layer) / "blocks"

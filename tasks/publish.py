@@ -163,6 +163,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
         },
         "hyperparameters": done[layers[0]]["hyperparameters"],
         "tau": str(plan.spec.cut),
+        "similarities": of.store.similarities(of.digest) if spec.keep_similarities else None,
         "accuracy": _accuracy(plan, layers[-1]),
         "notes": _notes(plan, done),
         "seconds": _seconds(plan, layers, done),

@@ -63,3 +63,19 @@ def nans() -> tuple[nn.Module, v2.Compose]:
     net = nn.Sequential()
     net.add_module("body", NanNet())
     return net, to_tensor
+
+
+class OneNeuron(nn.Module):
+    """`head` is one neuron, the red of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.mean((2, 3))[:, :1])
+
+
+def one_neuron() -> tuple[nn.Module, v2.Compose]:
+    """A network with a layer of one neuron."""
+    return OneNeuron(), to_tensor

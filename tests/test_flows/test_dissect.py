@@ -22,6 +22,12 @@ TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parque
 NOTHING = {"shard": 0, "embed concepts": 0, "embed and record": 0, "label": 0, "publish": 0}
 
 
+def labelling(num_layers: int) -> dict[str, int]:
+    """What is done to label so many layers of 4 neurons: with null neurons each of the 48 images counts."""
+    neurons = 4 * num_layers
+    return {"top images": neurons, "softmax": 48 * num_layers, "score": 4 * neurons, "label": neurons}
+
+
 def tables(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in TABLES}
 
@@ -34,7 +40,7 @@ def test_neurons_get_the_colours_they_look_for(run: Run, tiny: dict[str, Any], t
     assert first["head"].tolist() == ["red", "green", "blue", "grey"]
     assert first["conv"].tolist()[3] == "(dead)"
     assert labels["similarity"].notna().all() and labels["is_dead"].sum() == 1
-    assert done == {"shard": 48, "embed concepts": 4, "embed and record": 48, "label": 8, "publish": 1}
+    assert done == {"shard": 48, "embed concepts": 4, "embed and record": 48, "publish": 1} | labelling(2)
 
     described = pd.read_csv(out / "descriptions.csv")
     assert list(described.columns) == ["layer", "unit", "description", "similarity"]
@@ -74,14 +80,19 @@ def test_the_written_spec_gives_the_same_run(run: Run, finished: dict[str, Any])
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"summary": "max"}, {"embed and record": 48, "label": 8, "publish": 1}),
-        ({"layers": ("conv", "relu", "head")}, {"embed and record": 48, "label": 4, "publish": 1}),
+        ({"summary": "max"}, {"embed and record": 48, "publish": 1} | labelling(2)),
+        ({"layers": ("conv", "relu", "head")}, {"embed and record": 48, "publish": 1} | labelling(1)),
         ({"layers": ("head",)}, {"publish": 1}),
-        ({"a": 5.0}, {"label": 8, "publish": 1}),
-        ({"target": "tests.tiny_models:colours_with_function"}, {"embed and record": 48, "label": 8, "publish": 1}),
-        ({"prompt": "a {} thing"}, {"embed concepts": 4, "label": 8, "publish": 1}),
+        ({"a": 5.0}, {"publish": 1} | labelling(2)),
+        (
+            {"target": "tests.tiny_models:colours_with_function"},
+            {"embed and record": 48, "publish": 1} | labelling(2),
+        ),
+        ({"prompt": "a {} thing"}, {"embed concepts": 4, "publish": 1} | labelling(2)),
         ({"truth": None}, {"publish": 1}),
         ({"top_images": 3}, {"publish": 1}),
+        ({"tau": "null:0.9"}, {"publish": 1}),
+        ({"null_samples": 20}, {"publish": 1} | labelling(2)),
         ({"batch_size": 7}, {}),
     ],
     ids=str,
@@ -149,7 +160,10 @@ def test_every_similarity_labels(similarity: str, variant: str, run: Run, finish
     settings = {"similarity": similarity, "variant": variant, "top_k": 8 if similarity == "wpmi" else None}
     if similarity == "rank_reorder":
         settings["top_fraction"] = 0.5
-    assert run(**(finished | settings)) == NOTHING | {"label": 8, "publish": 1}
+    done = labelling(2)
+    if "wpmi" not in similarity:
+        del done["softmax"]
+    assert run(**(finished | settings)) == NOTHING | {"publish": 1} | done
     labels = pd.read_parquet(Path(finished["out"]) / "labels.parquet")
     assert np.isfinite(labels["similarity"]).all()
     assert len(labels[labels["layer"] == "head"]) == 4 * 4

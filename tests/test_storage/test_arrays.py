@@ -103,7 +103,7 @@ def test_making_an_array_again_keeps_its_rows(folder: Folder) -> None:
 )
 def test_a_region_that_covers_no_whole_shards_is_refused(disk: Folder, rows: Rows, width: int) -> None:
     group = make(disk.url)
-    with pytest.raises(RegionError, match=f"rows {rows.start} to {rows.stop}.*shards of {ROWS_UNIT} rows"):
+    with pytest.raises(RegionError, match=f"for {rows.start} to {rows.stop} .*shards of {ROWS_UNIT} x 3"):
         arrays.write_rows(group, "conv1", rows, block(rows, width))
     assert np.isnan(arrays.read_rows(group, "conv1", Rows(0, NUM_IMAGES))).all()
 
@@ -111,6 +111,36 @@ def test_a_region_that_covers_no_whole_shards_is_refused(disk: Folder, rows: Row
 def test_a_block_of_other_rows_than_said_is_refused(disk: Folder) -> None:
     with pytest.raises(RegionError):
         arrays.write_rows(make(disk.url), "conv1", Rows(0, ROWS_UNIT), block(Rows(0, 1), 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [((300, 200), (300, 64)), ((300, 200), (128, 200)), ((5, 3), (5, 3)), ((2500, 70), (2500, 64)), ((1, 1), (1, 1))],
+    ids=str,
+)
+def test_blocks_of_an_array_are_shards_of_their_own(
+    disk: Folder, shape: tuple[int, int], side: tuple[int, int]
+) -> None:
+    group = arrays.open_group(disk.url, IDENTITY)
+    arrays.create_blocks(group, "conv1", shape, side, (128, 64), AXES, {})
+    values = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    blocks = [
+        (Rows(n, min(n + side[0], shape[0])), Rows(c, min(c + side[1], shape[1])))
+        for n in range(0, shape[0], side[0])
+        for c in range(0, shape[1], side[1])
+    ]
+    for number, (neurons, concepts) in enumerate(blocks, start=1):
+        part = values[neurons.start : neurons.stop, concepts.start : concepts.stop]
+        arrays.write_region(group, "conv1", (neurons, concepts), part)
+        assert len([path for path in Path(disk.url, "conv1", "c").rglob("*") if path.is_file()]) == number
+    assert np.array_equal(arrays.read_rows(group, "conv1", Rows(0, shape[0])), values)
+
+
+def test_a_part_of_a_block_is_refused(disk: Folder) -> None:
+    group = arrays.open_group(disk.url, IDENTITY)
+    arrays.create_blocks(group, "conv1", (300, 200), (300, 64), (128, 64), AXES, {})
+    with pytest.raises(RegionError, match=r"0 to 300 x 0 to 63 .*shards of 300 x 64"):
+        arrays.write_region(group, "conv1", (Rows(0, 300), Rows(0, 63)), np.zeros((300, 63), np.float32))
 
 
 def threads() -> Executor:

@@ -1,0 +1,32 @@
+"""All similarities of a layer, neurons by concepts, for those who ask for them."""
+
+from __future__ import annotations
+
+import pandas as pd
+from torch import Tensor
+
+from storage import arrays
+from storage.tables import write_parquet
+from tasks import labelling
+from tasks.concepts import concept_list
+from tasks.labelling import Block, LabelPlan
+
+
+def write_similarities(plan: LabelPlan, layer: str, block: Block, similarities: Tensor) -> None:
+    """Writes those of a block `[n, c]` into the layer's array, which is made if it is not there."""
+    group = arrays.open_group(plan.store.similarities(plan.digest), {"labels": plan.digest})
+    if not plan.store.kept.exists(f"{plan.digest}.parquet"):
+        # The columns of the arrays, in order.
+        write_parquet(
+            plan.store.kept, f"{plan.digest}.parquet", pd.DataFrame({"concept": concept_list(plan.spec).concepts})
+        )
+    arrays.create_blocks(
+        group,
+        layer,
+        (plan.activations.num_neurons[layer], plan.num_concepts),
+        plan.block_shape(layer),
+        (labelling.NEURONS_UNIT, labelling.CONCEPTS_UNIT),
+        (f"neuron of {layer}", "concept"),
+        {"layer": layer, "similarity": plan.spec.similarity, "variant": plan.spec.variant},
+    )
+    arrays.write_region(group, layer, (block.neurons, block.concepts), similarities.numpy())
