@@ -92,8 +92,11 @@ def label(spec_file: Path | None, **options: Any) -> None:
     spec = build_spec(LabelSpec, spec_file, options)
     with _engine(), _runner(spec) as runner:
         from flows.label_neurons import label_neurons
+        from tasks.labelling import notes
 
         plan = label_neurons.with_options(task_runner=runner)(spec)
+        for note in notes(plan):
+            click.echo(f"Note: {note}")
         for layer in plan.activations.layouts:
             click.echo(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
 

@@ -17,8 +17,8 @@ def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
     folder.write(name, data.getvalue())
 
 
-def read_parquet(folder: Folder, name: str, *, alone: bool = False) -> pd.DataFrame:
-    """A Parquet table. Raises `DamagedError` where it is torn or gone.
+def read_parquet(folder: Folder, name: str, *, alone: bool = False, columns: list[str] | None = None) -> pd.DataFrame:
+    """A Parquet table, or some of its columns. Raises `DamagedError` where it is torn or gone.
 
     The way out is to remove the folder, whose files were made together, or where it stands `alone` just the file.
     """
@@ -28,7 +28,7 @@ def read_parquet(folder: Folder, name: str, *, alone: bool = False) -> pd.DataFr
     except FileNotFoundError as error:
         raise DamagedError(f"The table {folder.path(name)} is not there any more. {way_out}") from error
     try:
-        return pd.read_parquet(io.BytesIO(data))
+        return pd.read_parquet(io.BytesIO(data), columns=columns)
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
         raise DamagedError(f"The table {folder.path(name)} is damaged ({error}). {way_out}") from error
 

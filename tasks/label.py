@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from storage.bundles import Arrays, read_bundle, write_bundle
+from storage.bundles import Arrays, bundle_file, read_bundle, write_bundle
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.tables import write_parquet
@@ -30,12 +30,13 @@ from tasks.dissection.scorers import (
     PmiScorer,
     RankReorderScorer,
     Scorer,
+    by_position,
     log_normaliser,
     used_rows,
 )
 from tasks.dissection.streaming import CosineMoments, TopImages
-from tasks.label_tables import label_table, neurons_table, top_images_of, top_images_table
-from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, WITH_PRIOR, Block, LabelPlan
+from tasks.label_tables import label_table, neurons_table, top_images_table
+from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, USED, WITH_PRIOR, Block, LabelPlan
 from tasks.similarities import write_similarities
 
 #: Top images kept in the store; a run publishes as many of them as it is asked for.
@@ -56,13 +57,15 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
         recorded.top_images(of, num_images, layer, max(TOP_IMAGES_KEPT, k), slice(n, n + NEURONS_AT_A_TIME))
         for n in range(0, num_neurons, NEURONS_AT_A_TIME)
     ]
-    top = TopImages(torch.cat([part.values for part in parts], 1), torch.cat([part.rows for part in parts], 1))
+    top = reduce(TopImages.beside, parts)
     neurons = neurons_table(recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_KEPT), num_images)
     write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top))
     write_parquet(plan.folder(layer), NEURONS, neurons)
     facts = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}
-    if k:
-        facts["num_images_used"] = len(_used(plan, layer, top.first(k), neurons).rows)
+    if plan.spec.similarity in WITH_PRIOR:
+        used = used_rows(_with_null(plan, _null(plan, layer, neurons), top.first(k)))
+        write_bundle(plan.folder(layer), USED, {"rows": used.numpy()})
+        facts["num_images_used"] = len(used)
     plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started})
     return num_neurons
 
@@ -71,7 +74,7 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
 def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
     """Sums the exponentials over all concepts for some of the images that count; returns how many."""
     started = time.perf_counter()
-    images = _images(plan, _used_of_all(plan, layer).rows[part.start : part.stop])
+    images = _images(plan, _used(plan, layer)[part.start : part.stop])
     sums = log_normaliser(images, _concepts(plan), plan.hyperparameters["a"])
     arrays = {"log_normaliser": sums.numpy(), "seconds": np.array(time.perf_counter() - started)}
     write_bundle(plan.softmax_folder(layer), part.name, arrays)
@@ -131,6 +134,7 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     # What the blocks held is in the table now.
     plan.blocks_folder(layer).remove()
     plan.softmax_folder(layer).remove()
+    plan.folder(layer).remove_file(bundle_file(USED))
     return len(neurons)
 
 
@@ -158,27 +162,14 @@ def _refuse_unlabelled(plan: LabelPlan, layer: str, labels: Labels, neurons: pd.
         )
 
 
-@dataclass(frozen=True)
-class _Used:
-    """Top images of neurons and of null neurons after them, and which images that takes."""
-
-    #: Rows of the probe set `[U]`, rising.
-    rows: Tensor
-    #: Their top images by position among `rows`.
-    top: TopImages
-    null: Null
+def _used(plan: LabelPlan, layer: str) -> Tensor:
+    """Rows `[U]` of the images that are a top image of some neuron or null neuron of a layer."""
+    return torch.from_numpy(read_bundle(plan.folder(layer), USED)["rows"])
 
 
-def _used_of_all(plan: LabelPlan, layer: str) -> _Used:
-    top = top_images_of(plan.top_images(layer), plan.hyperparameters["top_k"])
-    return _used(plan, layer, top, plan.neurons(layer))
-
-
-def _used(plan: LabelPlan, layer: str, top: TopImages, neurons: pd.DataFrame) -> _Used:
-    """Of neurons with these top images; they are as many as `neurons` has rows."""
-    null = _null(plan, layer, neurons)
-    rows, both = used_rows(top, null.top_images(top, plan.probe.num_images))
-    return _Used(rows, both, null)
+def _with_null(plan: LabelPlan, null: Null, top: TopImages) -> TopImages:
+    """Top images of neurons, and of their null neurons after them."""
+    return top.beside(null.top_images(top, plan.probe.num_images))
 
 
 def _null(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
@@ -191,31 +182,30 @@ def _null(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
 def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
     """What the spec's similarity function needs to see of the block's neurons, and no more."""
     similarity, variant, parameters = plan.spec.similarity, plan.spec.variant, plan.hyperparameters
-    if similarity in WITH_PRIOR:
-        used = _used_of_all(plan, layer)
-        parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
-        sums = torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts]))
-        # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
-        live = torch.from_numpy(~plan.neurons(layer)["is_dead"].to_numpy()) if variant == "paper" else None
-        return PmiScorer(
-            _images(plan, used.rows),
-            sums,
-            used.top,
-            len(block.neurons),
-            used.null.layer_size,
-            parameters,
-            variant,
-            similarity == "soft_wpmi",
-            live,
-        )
     columns = slice(block.neurons.start, block.neurons.stop)
     neurons = plan.neurons(layer)[columns]
+    if "top_k" not in parameters:
+        return _cosine_scorer(plan, layer, columns, neurons)
+    null = _null(plan, layer, neurons)
+    top = _with_null(plan, null, plan.top(layer, parameters["top_k"], columns))
     if similarity == "rank_reorder":
-        top = top_images_of(plan.top_images(layer), parameters["top_k"], columns)
-        used = _used(plan, layer, top, neurons)
-        images = _images(plan, used.rows)
-        return RankReorderScorer(images, len(used.rows), used.top, len(block.neurons), parameters, variant)
-    return _cosine_scorer(plan, layer, columns, neurons)
+        rows = used_rows(top)
+        images = _images(plan, rows)
+        return RankReorderScorer(images, len(rows), by_position(top, rows), len(neurons), parameters, variant)
+    rows = _used(plan, layer)
+    parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
+    return PmiScorer(
+        _images(plan, rows),
+        torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts])),
+        by_position(top, rows),
+        len(neurons),
+        null.layer_size,
+        parameters,
+        variant,
+        similarity == "soft_wpmi",
+        # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
+        torch.from_numpy(~neurons["is_dead"].to_numpy()) if variant == "paper" else None,
+    )
 
 
 def _cosine_scorer(plan: LabelPlan, layer: str, columns: slice, neurons: pd.DataFrame) -> Scorer:

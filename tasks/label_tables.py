@@ -54,16 +54,6 @@ def top_images_table(top: TopImages) -> pd.DataFrame:
     )
 
 
-def top_images_of(table: pd.DataFrame, k: int, neurons: slice = slice(None)) -> TopImages:
-    """The first `k` top images of some neurons, from their table."""
-    per_neuron = int(table["rank"].max())
-    values, rows = (
-        torch.from_numpy(table[column].to_numpy().reshape(-1, per_neuron)[neurons, :k].T.copy())
-        for column in ("activation", "row")
-    )
-    return TopImages(values, rows)
-
-
 def label_table(
     layer: str,
     labels: Labels,

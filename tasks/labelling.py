@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 
 from storage.bundles import bundles
 from storage.completion import Completion, Rows, groups
@@ -16,6 +17,7 @@ from storage.layout import Store
 from storage.tables import read_parquet
 from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list
 from tasks.dissection.similarity import SIMILARITIES
+from tasks.dissection.streaming import TopImages
 from tasks.observation import ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
 from tasks.shard import ProbeRef
 from tasks.spec import LabelSpec
@@ -41,6 +43,8 @@ NEURONS_UNIT, CONCEPTS_UNIT = 128, 64
 IMAGES_PER_SUM = 65_536
 
 LABELS, TOP_IMAGES, NEURONS = "labels.parquet", "top_images.parquet", "neurons.parquet"
+#: Bundle of the rows of images that some top image is.
+USED = "used"
 #: Markers of a layer: its top images are found, its labels are there.
 FOUND, DONE = "found", "done"
 
@@ -167,6 +171,16 @@ class LabelPlan:
     def top_images(self, layer: str) -> pd.DataFrame:
         """Top images of a layer: a row per neuron and rank, `row` being the row of the probe set."""
         return read_parquet(self.folder(layer), TOP_IMAGES)
+
+    def top(self, layer: str, k: int, neurons: slice) -> TopImages:
+        """The first `k` top images of some of a layer's neurons."""
+        table = read_parquet(self.folder(layer), TOP_IMAGES, columns=["activation", "row"])
+        num_neurons = self.activations.num_neurons[layer]
+        values, rows = (
+            torch.from_numpy(table[column].to_numpy().reshape(num_neurons, -1)[neurons, :k].T.copy())
+            for column in ("activation", "row")
+        )
+        return TopImages(values, rows)
 
     def neurons(self, layer: str) -> pd.DataFrame:
         """A row per neuron of a layer: what is known of it whatever the concepts."""

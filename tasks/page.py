@@ -100,6 +100,10 @@ def _facts(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
             f"{run['accuracy'][t]:.1%} {t.replace('top', 'top-')}" for t in ("top1", "top5") if t in run["accuracy"]
         )
         facts.append(("Accuracy", f"{run['accuracy']['layer']}: {tops} of {run['accuracy']['neurons']} neurons"))
+    counts_of = [(facts["interpretable"], facts["neurons"]) for facts in run["layers"].values()]
+    if all(above is not None for above, _ in counts_of):
+        above, of = (sum(numbers) for numbers in zip(*counts_of, strict=True))
+        facts.append(("Interpretable", f"{above:,} of {of:,} neurons (τ = {run['tau']})"))
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in run["seconds"].items() if stage != "publish")
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     return (*facts, ("Seconds of work", seconds), ("Run", run["digest"]), ("Versions", versions))

@@ -130,7 +130,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
     of, spec = plan.labels, plan.spec
     done = {layer: of.done(layer).facts(DONE) for layer in layers}
     first = labels[labels["rank"] == 1].groupby("layer")
-    distinct, above = first["concept"].nunique(), first["interpretable"].sum()
+    distinct, above = first["concept"].nunique(), first["interpretable"].sum(min_count=1)
     return {
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
@@ -155,7 +155,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
                 "dead": done[layer]["num_dead"],
                 "nearly_constant": done[layer]["num_nearly_constant"],
                 "activations_ignored": done[layer]["num_activations_ignored"],
-                "interpretable": int(above[layer]),
+                "interpretable": None if pd.isna(above[layer]) else int(above[layer]),
                 "distinct_labels": int(distinct[layer]),
                 "layout": of.activations.layouts[layer].value,
             }

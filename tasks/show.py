@@ -62,8 +62,12 @@ def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]
     labels = read_parquet(out, LABELS, alone=True)
     first = labels[labels["rank"] == 1]
     for layer, facts in run["layers"].items():
-        dead = f", {facts['dead']} dead" if facts["dead"] else ""
-        yield f"\n[bold]{escape(layer)}[/bold]: {facts['neurons']} neurons{dead}, {facts['distinct_labels']} labels"
+        flaws = {"dead": facts["dead"], "nearly constant": facts["nearly_constant"]}
+        told = "".join(f", {number} {flaw}" for flaw, number in flaws.items() if number)
+        yield (
+            f"\n[bold]{escape(layer)}[/bold]: {facts['neurons']} neurons{told}, {facts['distinct_labels']} labels, "
+            f"{'-' if facts['interpretable'] is None else facts['interpretable']} interpretable (τ = {run['tau']})"
+        )
         shown = first[first["layer"] == layer].head(num_shown)
         pairs = zip(shown["neuron"], shown["concept"], strict=True)
         more = " …" if facts["neurons"] > num_shown else ""
@@ -96,6 +100,8 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
     table.add_column("neuron", justify="right")
     table.add_column("label", style="bold")
     table.add_column("similarity", justify="right")
+    table.add_column("margin", justify="right")
+    table.add_column("above null", justify="right")
     table.add_column("next labels")
     for row in shown.itertuples():
         rest = labels[(labels["neuron"] == row.neuron) & (labels["rank"] > 1)]
@@ -103,5 +109,17 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
             f"{escape(concept)} {similarity:.2f}"
             for concept, similarity in zip(rest["concept"], rest["similarity"], strict=True)
         )
-        table.add_row(str(row.neuron), escape(str(row.concept)), f"{row.similarity:.3f}", others)
+        table.add_row(
+            str(row.neuron),
+            escape(str(row.concept)),
+            f"{row.similarity:.3f}",
+            _number(row.margin, ".3f"),
+            _number(row.null_quantile, ".1%"),
+            others,
+            style="dim" if _number(row.interpretable, "") == "False" else None,
+        )
     return table
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if pd.isna(value) else format(value, form)

@@ -215,14 +215,15 @@ class CosCubedScorer:
         return Scored(Scores(similarity[: self.num_neurons]), similarity[self.num_neurons :])
 
 
-def used_rows(*tops: TopImages) -> tuple[Tensor, TopImages]:
-    """Rows `[U]` (rising) that are a top image of some neuron, and all top images by position among them.
+def used_rows(top: TopImages) -> Tensor:
+    """Rows `[U]` (rising) that are a top image of some neuron, if only as one that does not count."""
+    rows: Tensor = top.rows.unique()  # type: ignore[no-untyped-call]
+    return rows
 
-    An image that does not count for a neuron (activation -inf) has some position, too.
-    """
-    values, rows = torch.cat([top.values for top in tops], dim=1), torch.cat([top.rows for top in tops], dim=1)
-    used: Tensor = rows.unique()  # type: ignore[no-untyped-call]
-    return used, TopImages(values, torch.searchsorted(used, rows))
+
+def by_position(top: TopImages, rows: Tensor) -> TopImages:
+    """The same top images by position among `rows` (rising), which hold all of them."""
+    return TopImages(top.values, torch.searchsorted(rows, top.rows))
 
 
 def log_normaliser(images: Images, concepts: Tensor, a: float) -> Tensor:

@@ -67,6 +67,10 @@ class TopImages:
         values, rows = first_largest(values.T.contiguous(), k, rows.T.contiguous())  # [N, K]
         return TopImages(values.T.contiguous(), rows.T.contiguous())
 
+    def beside(self, other: TopImages) -> TopImages:
+        """Both, which are of different neurons; these come first."""
+        return TopImages(torch.cat([self.values, other.values], 1), torch.cat([self.rows, other.rows], 1))
+
     def first(self, k: int) -> TopImages:
         """The first `k` of them, or all where there are fewer."""
         return TopImages(self.values[:k], self.rows[:k])

@@ -28,6 +28,7 @@ from tasks.dissection.scorers import (
     PmiScorer,
     RankReorderScorer,
     Scorer,
+    by_position,
     log_normaliser,
     used_rows,
 )
@@ -58,9 +59,11 @@ def data(num_images: int, num_concepts: int, num_neurons: int) -> tuple[Tensor, 
     return images, concepts, (10 * images @ concepts[liked].T + 0.3 * noise).relu()
 
 
-def ours(name: str, images: Tensor, concepts: Tensor, activations: Tensor) -> Tensor:
+def ours(
+    name: str, images: Tensor, concepts: Tensor, activations: Tensor, parameters: dict[str, Any] | None = None
+) -> Tensor:
     """First labels `[N]` from embeddings and activations."""
-    num_neurons, parameters = activations.shape[1], dict(OURS[name])
+    num_neurons, parameters = activations.shape[1], parameters or OURS[name]
     scorer: Scorer
     if name == "cos":
         blocks = [slice(i, i + 1_000) for i in range(0, len(images), 1_000)]
@@ -68,7 +71,9 @@ def ours(name: str, images: Tensor, concepts: Tensor, activations: Tensor) -> Te
         scorer = CosScorer(moments, num_neurons)
     else:
         k = parameters.get("top_k") or int(len(activations) * 0.05)
-        rows, top = used_rows(TopImages.of(activations, k))
+        top = TopImages.of(activations, k)
+        rows = used_rows(top)
+        top = by_position(top, rows)
         used = [images[rows]]
         if name == "rank_reorder":
             scorer = RankReorderScorer(used, len(rows), top, num_neurons, {"top_k": k}, "paper")

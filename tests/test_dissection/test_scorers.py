@@ -23,6 +23,7 @@ from tasks.dissection.scorers import (
     PmiScorer,
     RankReorderScorer,
     Scorer,
+    by_position,
     in_blocks,
     log_normaliser,
     used_rows,
@@ -84,7 +85,9 @@ def scorer(
         mean = activations.double().mean(0)
         largest = (activations - mean).abs().amax(0)
         return CosCubedScorer(lambda: pairs, images.mean(0), mean, largest, num_neurons, **parameters)
-    rows, top = used_rows(TopImages.of(activations, parameters["top_k"]))
+    top = TopImages.of(activations, parameters["top_k"])
+    rows = used_rows(top)
+    top = by_position(top, rows)
     used = cut(images[rows], sizes)
     if name == "rank_reorder":
         return RankReorderScorer(used, len(rows), top, num_neurons, parameters, variant)
@@ -162,7 +165,9 @@ def test_null_neurons_leave_the_others_alone_and_are_scored_as_a_layer(name: str
         object.__setattr__(both, "num_neurons", 6)
     else:
         k = CASES[name]["top_k"]
-        rows, top = used_rows(TopImages.of(own, k), TopImages.of(null, k))
+        top = TopImages.of(own, k).beside(TopImages.of(null, k))
+        rows = used_rows(top)
+        top = by_position(top, rows)
         if name == "rank_reorder":
             both = RankReorderScorer([images[rows]], len(rows), top, 6, CASES[name], "paper")
         else:

@@ -131,7 +131,13 @@ def test_a_torn_run_json_is_published_again(bench: Bench, out: Path) -> None:
     assert not is_done(spec)
 
 
-CHANGES: list[dict[str, Any]] = [{"top_images": 3}, {"ranks": 2}, {"layers": ("head",)}, {"layers": ("head", "conv")}]
+CHANGES: list[dict[str, Any]] = [
+    {"top_images": 3},
+    {"tau": "1.5"},
+    {"ranks": 2},
+    {"layers": ("head",)},
+    {"layers": ("head", "conv")},
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -193,3 +199,50 @@ def test_a_folder_without_a_run_says_so(tmp_path: Path, bench: Bench) -> None:
     )
     with pytest.raises(LookupError, match="is not the --out folder of a finished run"):
         read_run(plan.out)
+
+
+def test_labels_above_the_cut_are_interpretable_and_a_dead_neuron_is_not(bench: Bench, out: Path) -> None:
+    plan, run = published(bench.spec(out=str(out), tau="0.5"))
+    labels = pd.read_parquet(out / LABELS)
+    expected = (labels["similarity"] > 0.5) & ~labels["is_dead"]
+    assert labels["interpretable"].tolist() == expected.tolist()
+    first = labels[labels["rank"] == 1].groupby("layer")["interpretable"].sum()
+    assert {layer: facts["interpretable"] for layer, facts in run["layers"].items()} == first.to_dict()
+    assert run["tau"] == "0.5"
+    # Nothing is labelled anew for another cut.
+    above, run = published(bench.spec(out=str(out), tau="null:0.9"))
+    assert above.labels.digest == plan.labels.digest
+    labels = pd.read_parquet(out / LABELS)
+    assert labels["interpretable"].tolist() == ((labels["null_quantile"] > 0.9) & ~labels["is_dead"]).tolist()
+    assert not labels.loc[labels["is_dead"], "interpretable"].any()
+
+
+@pytest.mark.parametrize(("similarity", "tau"), [("soft_wpmi", "0.16"), ("cos", "null:0.95")])
+def test_the_default_cut_is_the_papers_for_its_similarity_and_the_null_for_others(
+    bench: Bench, out: Path, similarity: str, tau: str
+) -> None:
+    _, run = published(bench.spec(out=str(out), similarity=similarity, top_k=None))
+    assert run["tau"] == tau
+
+
+def test_without_a_null_nobody_knows_what_is_above_it(bench: Bench, out: Path) -> None:
+    _, run = published(bench.spec(out=str(out), similarity="cos", top_k=None, null_samples=0))
+    assert run["layers"]["head"]["interpretable"] is None
+    labels = pd.read_parquet(out / LABELS)
+    assert labels.loc[~labels["is_dead"], "interpretable"].isna().all()
+
+
+def test_ignored_activations_are_noted_with_their_images(bench: Bench, out: Path) -> None:
+    spec = bench.spec(out=str(out), target="tests.tiny_models:nans", layers=("body",))
+    _, run = published(spec)
+    ignored = run["layers"]["body"]["activations_ignored"]
+    assert ignored > 0
+    assert any(
+        f"{ignored} activations of body are NaN or infinite" in note and "red/" in note for note in run["notes"]
+    )
+
+
+def test_kept_similarities_are_found_by_run_json(bench: Bench, out: Path) -> None:
+    _, run = published(bench.spec(out=str(out), keep_similarities=True))
+    assert Path(run["similarities"]).is_dir()
+    assert published(bench.spec(out=str(out)))[1]["similarities"] is None

@@ -155,3 +155,23 @@ def test_other_processes_cannot_share_a_store_in_memory(engine: dict[str, Any]) 
 def test_layers_may_be_one_text_as_on_the_command_line() -> None:
     assert DissectSpec(**WHOLE | {"layers": "conv1, layer*"}).layers == ("conv1", "layer*")
     assert DissectSpec(**WHOLE | {"layers": "conv1"}).layers == ("conv1",)
+
+
+@pytest.mark.parametrize("tau", ["0.16", "-1", "null:0", "null:0.95", 0.5])
+def test_tau_is_a_number_or_a_quantile_of_the_null(tau: Any) -> None:
+    spec = DissectSpec(**(WHOLE | {"tau": tau}))
+    assert spec.tau == str(tau)
+    number = float(str(tau).removeprefix("null:"))
+    assert number in (spec.cut.similarity, spec.cut.null_quantile)
+    assert (spec.cut.null_quantile is not None) == str(tau).startswith("null:")
+
+
+@pytest.mark.parametrize("tau", ["high", "null:", "null:1", "null:-0.1", "nul:0.5", "nan", "inf", ""])
+def test_another_tau_is_refused(tau: str) -> None:
+    with pytest.raises(ValidationError, match="neither a number nor null:QUANTILE"):
+        DissectSpec(**(WHOLE | {"tau": tau}))
+
+
+def test_a_cut_by_the_null_needs_one() -> None:
+    with pytest.raises(ValidationError, match="--null-samples 0 leaves them out"):
+        DissectSpec(**(WHOLE | {"tau": "null:0.9", "null_samples": 0}))
