@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ TOP_IMAGES_KEPT = 100
 NEURONS_AT_A_TIME = 4_096
 #: Activations and embeddings that the cosines read at a time, in bytes. Null neurons are shuffled within it.
 WINDOW = 2**28
+_one_at_a_time = Lock()
 
 
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
@@ -85,12 +87,14 @@ def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
 def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
     """The best labels of a block's neurons among its concepts; returns how many similarities that took."""
     started = time.perf_counter()
-    spec = plan.spec
+    spec, memory = plan.spec, _memory(plan)
+    if spec.similarity in WITH_PRIOR:
+        memory -= _bytes_held(plan, plan.done(layer).facts(FOUND)["num_images_used"])
     labelled = label(
         _scorer(plan, layer, block),
         _concepts(plan)[block.concepts.start : block.concepts.stop],
         spec.ranks + 1,  # one more, for the margin
-        int(spec.memory * 2**30),
+        memory,
         first_concept=block.concepts.start,
         keep=spec.keep_similarities,
     )
@@ -132,6 +136,7 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     }
     plan.done(layer).mark(DONE, facts)
     # What the blocks held is in the table now.
+    _images_of_blocks.cache_clear()
     plan.blocks_folder(layer).remove()
     plan.softmax_folder(layer).remove()
     plan.folder(layer).remove_file(bundle_file(USED))
@@ -194,8 +199,10 @@ def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
         return RankReorderScorer(images, len(rows), by_position(top, rows), len(neurons), parameters, variant)
     rows = _used(plan, layer)
     parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
+    with _one_at_a_time:  # two tasks that begin together would both read
+        images = _images_of_blocks(plan, layer)
     return PmiScorer(
-        _images(plan, rows),
+        images,
         torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts])),
         by_position(top, rows),
         len(neurons),
@@ -260,8 +267,23 @@ def _images(plan: LabelPlan, rows: Tensor) -> Images:
     def read() -> Iterator[Tensor]:
         return recorded.embeddings(plan.embeddings, plan.probe.num_images, rows)
 
-    fits = 4 * len(rows) * plan.embeddings.num_dimensions <= plan.spec.memory * 2**30
-    return list(read()) if fits else _Reread(read)
+    return list(read()) if _bytes_held(plan, len(rows)) else _Reread(read)
+
+
+def _bytes_held(plan: LabelPlan, num_images: int) -> int:
+    """Bytes of the memory given that so many images' embeddings take; 0 where they do not fit."""
+    size = 4 * num_images * plan.embeddings.num_dimensions
+    return size if size <= _memory(plan) else 0
+
+
+def _memory(plan: LabelPlan) -> int:
+    return int(plan.spec.memory * 2**30)
+
+
+@lru_cache(maxsize=1)
+def _images_of_blocks(plan: LabelPlan, layer: str) -> Images:
+    """Those of the images that count, once for all blocks of a layer that this process scores."""
+    return _images(plan, _used(plan, layer))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class EmbeddingsRef:
 
     store: Store
     digest: str
-    identity: Identity
+    identity: Identity = field(hash=False)
     num_dimensions: int
 
 
@@ -45,7 +45,7 @@ class ActivationsRef:
 
     store: Store
     digest: str
-    identity: Identity
+    identity: Identity = field(hash=False)
     #: Layers in the order asked for, with where their outputs keep the neurons.
     layouts: dict[str, Layout] = field(hash=False)
     num_neurons: dict[str, int] = field(hash=False)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cache
 from typing import NamedTuple
 
@@ -65,6 +66,12 @@ class LogOfProducts:
         images_per_term = (int(rows.max()) + 1) / len(rows)
         self.images_at_once = max(IMAGES_PER_TILE, int(TERMS_PER_TILE * images_per_term))
         self.total: Tensor | None = None
+
+    def anew(self) -> LogOfProducts:
+        """The same terms with nothing added yet, for other concepts."""
+        other = copy(self)
+        other.total, other.starts = None, torch.zeros_like(self.starts)
+        return other
 
     def add(self, s: Tensor, first: int) -> None:
         """The images `first` to `first + B` of `s [B, C]`. Blocks come in rising order, without a gap."""

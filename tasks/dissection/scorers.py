@@ -23,10 +23,10 @@ from tasks.dissection.kernels import product
 from tasks.dissection.similarity import (
     LogLikelihood,
     Scores,
+    SoftTerms,
     Variant,
     membership,
     rank_reorder,
-    soft_likelihood,
     sum_over_top,
     wpmi_likelihood,
     wpmi_reference_likelihood,
@@ -108,16 +108,16 @@ class PmiScorer:
         P = products(self.images, concepts, self._images_per_block)
         if not self.soft:
             return wpmi_reference_likelihood(P, self.log_normaliser, self.top, a)
-        return soft_likelihood(P, self.log_normaliser, self.top, a, self._membership, self.variant)
+        return self._terms.likelihood(P, self.log_normaliser, a)
 
     @cached_property
     def _sums(self) -> Tensor:
         return sum_over_top(self.images, self.top)  # [N + S, D]
 
-    @property
-    def _membership(self) -> Tensor:
+    @cached_property
+    def _terms(self) -> SoftTerms:
         of = self.hyperparameters
-        return membership(of["top_k"], of["p_start"], of["p_end"], self.variant)
+        return SoftTerms.of(self.top, membership(of["top_k"], of["p_start"], of["p_end"], self.variant), self.variant)
 
     @property
     def _images_per_block(self) -> int:

@@ -165,32 +165,44 @@ def soft_wpmi(
     `p(x∈B_k)` falls linearly from `p_start` (most activating image) to `p_end` (`top_k`-th), 0 beyond.
     `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
     """
-    p = membership(top_k, p_start, p_end, variant)
-    log_normaliser = log_sum_of_exponentials(P, a)
-    return soft_likelihood([P.clone()], log_normaliser, top_images(A, top_k), a, p, variant).against_prior(lam, live)
+    terms = SoftTerms.of(top_images(A, top_k), membership(top_k, p_start, p_end, variant), variant)
+    return terms.likelihood([P.clone()], log_sum_of_exponentials(P, a), a).against_prior(lam, live)
 
 
-def soft_likelihood(
-    P: Iterable[Tensor], log_normaliser: Tensor, top: TopImages, a: float, p: Tensor, variant: Variant = "paper"
-) -> LogLikelihood:
-    """`Σ_x log(1 + p(x∈B_k)(s(m|x) - 1))`, `P` in blocks of images `[B, C]`, which are overwritten."""
-    p = p[: top.num_images, None]  # [K, 1]
-    # log(1 - p + p s) = log(1 - p) + log(1 + odds s). The first term, about -4 an image, is the same for every
-    # concept; left in the sum it would eat the digits that tell concepts apart (it is why the published float32
-    # scores are all multiples of 2^-15).
-    rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)
-    counts = top.values > -torch.inf  # [K, N]
-    products = LogOfProducts(top.rows, torch.where(counts, p / rest, 0.0))
-    first = 0
-    for s in shares(P, log_normaliser, a):
-        products.add(s, first)
-        first += len(s)
-    gain = products.finish()
-    # An image that does not count has p = 0 and adds log 1.
-    missing = torch.where(counts, 0.0, rest.log()).sum(0)  # [N]
-    if missing.any():
-        gain -= missing[:, None].to(gain)
-    return LogLikelihood(gain, float(rest.log().sum()))
+@dataclass(frozen=True)
+class SoftTerms:
+    """What `Σ_x log(1 + p(x∈B_k)(s(m|x) - 1))` is, whatever the concepts: sorted once for all panels of them.
+
+    `ignored [N]`: what images that do not count for a neuron would add to `constant`.
+    """
+
+    products: LogOfProducts
+    constant: float
+    ignored: Tensor
+
+    @classmethod
+    def of(cls, top: TopImages, p: Tensor, variant: Variant = "paper") -> SoftTerms:
+        """Of top images with membership `p [K]`."""
+        p = p[: top.num_images, None]  # [K, 1]
+        # log(1 - p + p s) = log(1 - p) + log(1 + odds s). The first term, about -4 an image, is the same for every
+        # concept; left in the sum it would eat the digits that tell concepts apart (it is why the published float32
+        # scores are all multiples of 2^-15).
+        rest = 1 - p + (REFERENCE_EPSILON if variant == "reference" else 0.0)
+        # An image that does not count has p = 0 and adds log 1.
+        ignored = top.values.isneginf()  # [K, N]
+        odds = (p / rest).to(top.values).expand(ignored.shape).masked_fill(ignored, 0)
+        return cls(LogOfProducts(top.rows, odds), float(rest.log().sum()), ignored.T.double() @ rest.log()[:, 0])
+
+    def likelihood(self, P: Iterable[Tensor], log_normaliser: Tensor, a: float) -> LogLikelihood:
+        """`P` in blocks of images `[B, C]`, which are overwritten."""
+        products, first = self.products.anew(), 0
+        for s in shares(P, log_normaliser, a):
+            products.add(s, first)
+            first += len(s)
+        gain = products.finish()
+        if self.ignored.any():
+            gain -= self.ignored[:, None].to(gain)
+        return LogLikelihood(gain, self.constant)
 
 
 @dataclass(frozen=True)
