@@ -90,8 +90,10 @@ def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
     spec, memory = plan.spec, _memory(plan)
     if spec.similarity in WITH_PRIOR:
         memory -= _bytes_held(plan, plan.done(layer).facts(FOUND)["num_images_used"])
+    with _one_at_a_time:  # two tasks that begin together would read the same twice
+        scorer = _scorer(plan, layer, block)
     labelled = label(
-        _scorer(plan, layer, block),
+        scorer,
         _concepts(plan)[block.concepts.start : block.concepts.stop],
         spec.ranks + 1,  # one more, for the margin
         memory,
@@ -199,10 +201,8 @@ def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
         return RankReorderScorer(images, len(rows), by_position(top, rows), len(neurons), parameters, variant)
     rows = _used(plan, layer)
     parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
-    with _one_at_a_time:  # two tasks that begin together would both read
-        images = _images_of_blocks(plan, layer)
     return PmiScorer(
-        images,
+        _images_of_blocks(plan, layer),
         torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts])),
         by_position(top, rows),
         len(neurons),
@@ -267,7 +267,13 @@ def _images(plan: LabelPlan, rows: Tensor) -> Images:
     def read() -> Iterator[Tensor]:
         return recorded.embeddings(plan.embeddings, plan.probe.num_images, rows)
 
-    return list(read()) if _bytes_held(plan, len(rows)) else _Reread(read)
+    if not _bytes_held(plan, len(rows)):
+        return _Reread(read)
+    whole, first = torch.empty(len(rows), plan.embeddings.num_dimensions), 0
+    for block in read():
+        whole[first : first + len(block)] = block
+        first += len(block)
+    return [whole]
 
 
 def _bytes_held(plan: LabelPlan, num_images: int) -> int:

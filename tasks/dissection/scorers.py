@@ -222,8 +222,8 @@ def used_rows(top: TopImages) -> Tensor:
 
 
 def by_position(top: TopImages, rows: Tensor) -> TopImages:
-    """The same top images by position among `rows` (rising), which hold all of them."""
-    return TopImages(top.values, torch.searchsorted(rows, top.rows))
+    """The same top images by position (int32) among `rows` (rising), which hold all of them."""
+    return TopImages(top.values, torch.searchsorted(rows, top.rows, out_int32=True))
 
 
 def log_normaliser(images: Images, concepts: Tensor, a: float) -> Tensor:

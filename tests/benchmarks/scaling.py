@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.scaling [--runs 3]
 
+resnet50: seconds for its five layers (3,904 neurons), 60,000 images and 20,000 concepts, as in the paper's table 4.
 N, C and K: seconds from embeddings and activations of 10,000 images to labels by SoftWPMI, in memory. I: seconds from
 a recording in a store (embeddings and top images per shard group) to the label table, of 256 neurons.
 """
@@ -26,13 +27,14 @@ GROWING = {
     "concepts": (1_250, 2_500, 5_000, 10_000, 20_000, 40_000),
     "top_k": (10, 50, 100, 500),
 }
+LAYERS = (64, 256, 512, 1_024, 2_048)
 IMAGES = (10_000, 100_000, 1_000_000)
 NEURONS_OF_RECORDING, CONCEPTS_OF_RECORDING = 256, 10_000
 
 
-def in_memory(neurons: int, concepts: int, top_k: int) -> Callable[[], Any]:
+def in_memory(neurons: int, concepts: int, top_k: int, images: int = 10_000) -> Callable[[], Any]:
     """A call that labels."""
-    arrays = data(10_000, concepts, neurons)
+    arrays = data(images, concepts, neurons)
     parameters = OURS["soft_wpmi"] | {"top_k": top_k}
     return lambda: ours("soft_wpmi", *arrays, parameters)
 
@@ -55,7 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {"resnet50": {}}
+    for neurons in LAYERS:
+        call = in_memory(neurons, 20_000, 100, 60_000)
+        figures["resnet50"][str(neurons)] = round(statistics.median(seconds(call) for _ in range(runs)), 3)
+    print(f"resnet50   {figures['resnet50']}: {sum(figures['resnet50'].values()):.1f} s")
     for what, sizes in GROWING.items():
         figures[what] = {}
         for size in sizes:
