@@ -55,7 +55,7 @@ class LogOfProducts:
     """
 
     def __init__(self, rows: Tensor, odds: Tensor) -> None:
-        """`rows [K, N]` (integers) are positions of images; `odds` `[K]` or `[K, N]`, 0 for an image that does not count."""
+        """`rows [K, N]` (integers) are positions of images; `odds` `[K]` or `[K, N]`, 0 where one does not count."""
         # One sort of integers, the position in front and `k` behind: numpy's is many times as fast as torch's.
         keys = np.left_shift(rows.T.long().cpu().numpy(), 32, order="C")  # [N, K]
         keys |= np.arange(len(rows))
