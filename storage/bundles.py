@@ -24,24 +24,19 @@ def write_bundle(folder: Folder, name: str, arrays: Arrays) -> None:
     """Writes arrays of numbers under their names; the same arrays give the same bytes."""
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, **arrays)
-    folder.write(bundle_file(name), data.getvalue())
+    folder.write(name + SUFFIX, data.getvalue())
 
 
 def read_bundle(folder: Folder, name: str) -> Arrays:
     """The arrays of a bundle. Raises `DamagedError` where it is torn or gone."""
-    file = folder.path(bundle_file(name))
+    file = folder.path(name + SUFFIX)
     try:
-        with np.load(io.BytesIO(folder.read(bundle_file(name))), allow_pickle=False) as found:
+        with np.load(io.BytesIO(folder.read(name + SUFFIX)), allow_pickle=False) as found:
             return dict(found)
     except FileNotFoundError as error:
         raise DamagedError(f"{file} is not there any more. Run again.") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DamagedError(f"{file} is damaged ({error}). Remove it and run again.") from error
-
-
-def bundle_file(name: str) -> str:
-    """The file of a bundle."""
-    return name + SUFFIX
 
 
 def bundles(folder: Folder) -> frozenset[str]:

@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from torch import Tensor
 
-from storage.bundles import Arrays, bundle_file, read_bundle, write_bundle
+from storage.bundles import Arrays, read_bundle, write_bundle
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.tables import write_parquet
@@ -141,7 +141,6 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     _images_of_blocks.cache_clear()
     plan.blocks_folder(layer).remove()
     plan.softmax_folder(layer).remove()
-    plan.folder(layer).remove_file(bundle_file(USED))
     return len(neurons)
 
 

@@ -113,7 +113,7 @@ def test_a_killed_reduction_goes_on_at_the_block(bench: Bench, monkeypatch: pyte
     assert calls == [second.concepts.start]
     # What blocks held is in the table, and nothing else is left.
     assert set(plan.folder("head").names()) == {
-        "found.json", "done.json", "labels.parquet", "top_images.parquet", "neurons.parquet",
+        "found.json", "done.json", "labels.parquet", "top_images.parquet", "neurons.parquet", "used.npz",
     }  # fmt: skip
 
 
