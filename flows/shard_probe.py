@@ -5,15 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.engine.progress import follow
-from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
+from tasks.shard import ProbeRef, finish_probe, make_shards, num_files, plan_shards
 from tasks.spec import ShardSpec
 
 
-@flow(flow_run_name="shard {spec.probe}", persist_result=False)
+@flow(flow_run_name="shard {spec.sources}", persist_result=False)
 def shard_probe(spec: ShardSpec) -> ProbeRef:
     """Packs the images of a probe set into shards, those that are missing, and gives the finished probe set."""
     plan = plan_shards(spec)
-    work = [(make_shard.submit(plan.folder, part), part.num_files) for part in plan.missing]
+    work = [(make_shards.submit(plan.packing, parts), num_files(parts)) for parts in plan.groups]
     probe = finish_probe.submit(plan, wait_for=[future for future, _ in work], return_state=False)
     follow("shard", [*work, (probe, 0)], total=plan.num_files, unit="files")
     return probe.result()

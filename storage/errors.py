@@ -11,6 +11,10 @@ class SourceError(StorageError, LookupError):
     """A probe source that is not there, or holds no usable image."""
 
 
+class UnreadableError(StorageError, OSError):
+    """One image that cannot be read; the message is the reason given in `rejects.parquet`."""
+
+
 class ShardError(StorageError, ValueError):
     """A shard that does not hold what its index says: torn, changed or foreign."""
 

@@ -80,6 +80,11 @@ class Folder:
         info = fs.info(path)
         return " ".join(f"{field}={info[field]}" for field in VERSION_FIELDS if info.get(field))
 
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises `FileNotFoundError`."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        return int(fs.size(path))
+
     def read_json(self, name: str) -> Any:
         """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn."""
         try:

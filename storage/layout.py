@@ -4,7 +4,8 @@ store.json                                  format of the store
 probes/<digest>/shard-000000.tar …          original image bytes (WebDataset)
                 parts/000000.json …         marker of a shard: its count, bytes, sha256
                 parts/000000.parquet …      its rows; 000000.rejects.parquet its refused inputs
-                index.parquet, rejects.parquet, manifest.json (last)
+                index.parquet, rejects.parquet, wids.json, manifest.json (last)
+tars/<digest>.parquet                       members of a tar that is used in place
 embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per shard group
 concepts/<digest>/<block>.parquet           concept embeddings by text
 activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
@@ -50,6 +51,10 @@ class Store:
     def probe(self, digest: str) -> Folder:
         """Shards, index, rejects and manifest of a probe set."""
         return self.root / "probes" / digest
+
+    def tar_lists(self) -> Folder:
+        """Lists of the members of tars that are used in place."""
+        return self.root / "tars"
 
     def embeddings(self, digest: str) -> str:
         """URL of the Zarr group of image embeddings."""

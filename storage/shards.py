@@ -1,25 +1,34 @@
 """WebDataset shards: original image bytes in tar files, and an index with a row per image.
 
 A shard is written whole or not at all, byte-identical for the same images. Reading starts at any row: the index
-knows each image's offset, so that a task reads only its own rows, whatever the shards' sizes.
+knows each image's offset, so that a task reads only its own rows, whatever the shards' sizes. Tars that exist are
+used in place: the index names them by URL.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import pandas as pd
 from webdataset import TarWriter
-from webdataset.tariterators import tar_file_iterator
 
-from storage.errors import ShardError
-from storage.files import Folder
+from storage.errors import ShardError, SourceError
+from storage.files import Folder, split
 
-INDEX_COLUMNS = ["row", "key", "path", "shard", "offset", "num_bytes", "sha256", "width", "height", "label"]
-REJECT_COLUMNS = ["path", "num_bytes", "reason"]
+#: Name of the file beside the index that says which shards there are; written last.
+MANIFEST = "manifest.json"
+INDEX_COLUMNS = [
+    *("row", "key", "source", "path", "label"),
+    *("shard", "offset", "num_bytes", "sha256", "encoding", "width", "height"),
+]
+REJECT_COLUMNS = ["source", "path", "num_bytes", "reason"]
+#: Bytes read at a time where a whole tar is.
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,13 @@ class ShardMember:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What was written, for the manifest."""
+    """A shard as the manifest has it: written, or used in place."""
 
+    #: Name beside the index, or the URL of a tar used in place.
     name: str
     num_images: int
+    #: Samples as WebDataset counts them; in a tar of somebody else's, not each has to have an image of the probe set.
+    num_samples: int
     num_bytes: int
     sha256: str
     #: Where each image's tar header starts, in order.
@@ -44,10 +56,16 @@ class WrittenShard:
 
 
 class _Hashing:
-    """A write-only file that hashes and counts what passes through."""
+    """A file that hashes and counts what passes through."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256, self.num_bytes = file, hashlib.sha256(), 0
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.sha256.update(data)
+        self.num_bytes += len(data)
+        return data
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
@@ -75,48 +93,109 @@ def write_shard(folder: Folder, name: str, members: Iterable[ShardMember]) -> Wr
             for member in members:
                 offsets.append(tar.tarstream.offset)
                 tar.write({"__key__": member.key, member.ending: member.data})
-    return WrittenShard(name, len(offsets), out.num_bytes, out.sha256.hexdigest(), tuple(offsets))
+    return WrittenShard(name, len(offsets), len(offsets), out.num_bytes, out.sha256.hexdigest(), tuple(offsets))
+
+
+def sample_key(name: str) -> tuple[str, str]:
+    """WebDataset's key and ending of a member: the base name ends at its first dot. Both empty where it skips it."""
+    base = name.rpartition("/")[2]
+    stem, dot, ending = base.partition(".")
+    if not stem or not dot or re.match(r"__[^/]*__($|/)", name):
+        return "", ""
+    return name[: len(name) - len(base)] + stem, ending
+
+
+class TarPass:
+    """One pass over a tar, from start to end, that hashes it; members are asked for on the way."""
+
+    def __init__(self, url: str, file: IO[bytes]) -> None:
+        self.url, self._file = url, _Hashing(file)
+        self._samples: set[str] = set()
+        self._members = self._walk()
+
+    def member(self, offset: int) -> bytes:
+        """The member whose header starts at `offset`, which is after all that were asked for.
+
+        Raises `SourceError` where none starts there: the tar has changed since it was listed.
+        """
+        for found, content in self._members:
+            if found == offset and content:
+                return content.read()
+        raise self._changed(f"no image begins at byte {offset:,}")
+
+    def finish(self, offsets: Sequence[int]) -> WrittenShard:
+        """Reads the rest; says what the tar is, with the images of the probe set at `offsets`."""
+        for _ in self._members:
+            pass
+        while self._file.read(READ_BYTES):
+            pass
+        num_samples, file = len(self._samples - {""}), self._file
+        sha256 = file.sha256.hexdigest()
+        return WrittenShard(self.url, len(offsets), num_samples, file.num_bytes, sha256, tuple(offsets))
+
+    def _walk(self) -> Iterator[tuple[int, IO[bytes] | None]]:
+        """Offset and content of each member, which is to be read before the next."""
+        try:
+            with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r|", bufsize=READ_BYTES) as tar:
+                for info in tar:
+                    self._samples.add(sample_key(info.name)[0])
+                    yield info.offset, tar.extractfile(info)
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            raise self._changed(str(error)) from error
+
+    def _changed(self, what: str) -> SourceError:
+        return SourceError(f"{self.url} has changed since it was listed ({what}). Run again.")
 
 
 def read_images(folder: Folder, wanted: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
     """The images of some rows of the index table, in order, as `(row, bytes)`.
 
-    Neighbours are read in one stream. Raises `ShardError` naming the shard where it does not hold exactly what
-    the index says: a tar that was cut at a member's end just stops, and a flipped bit is silent too.
+    A shard is opened once for neighbouring rows. Raises `ShardError` naming the shard where it does not hold
+    exactly what the index says: a tar that was cut at a member's end just stops, and a flipped bit is silent too.
     """
-    # A stretch ends where a row is left out or the next shard begins.
-    starts = (wanted["row"].diff() != 1) | (wanted["shard"] != wanted["shard"].shift())
-    for _, stretch in wanted.groupby(starts.cumsum(), sort=False):
-        yield from _read_stretch(folder, str(stretch["shard"].iloc[0]), stretch)
+    starts = wanted["shard"] != wanted["shard"].shift()
+    for _, rows in wanted.groupby(starts.cumsum(), sort=False):
+        yield from _read_shard(folder, str(rows["shard"].iloc[0]), rows)
 
 
-def _read_stretch(folder: Folder, shard: str, stretch: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
+def _read_shard(folder: Folder, shard: str, rows: pd.DataFrame) -> Iterator[tuple[int, bytes]]:
     try:
-        file = folder.open(shard)
+        where, name = split(shard) if is_in_place(shard) else (folder, shard)
+        file = where.open(name)
     except FileNotFoundError as error:
         raise _torn(folder, shard, "it is not there") from error
     with file:
-        file.seek(int(stretch["offset"].iloc[0]))
-        members = _members(folder, shard, file)
-        for expected in stretch.itertuples():
-            found = next(members, None)
-            if found is None:
-                raise _torn(folder, shard, f"it ends before image {expected.key!r}")
-            if hashlib.sha256(found["data"]).hexdigest() != expected.sha256:
+        for expected in rows.itertuples():
+            try:
+                file.seek(cast(int, expected.offset))
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    info = tar.next()
+                    content = tar.extractfile(info) if info else None
+                    data = content.read() if content else b""
+            except Exception as error:
+                # tarfile raises half a dozen kinds of error for a damaged archive.
+                raise _torn(folder, shard, f"image {expected.key!r} cannot be read ({error})") from error
+            if hashlib.sha256(data).hexdigest() != expected.sha256:
                 raise _torn(folder, shard, f"the bytes of image {expected.key!r} are not those of the index")
-            yield cast(int, expected.row), found["data"]
+            yield cast(int, expected.row), data
 
 
-def _members(folder: Folder, shard: str, file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    try:
-        yield from tar_file_iterator(file, skip_meta=None)
-    except Exception as error:
-        # tarfile, webdataset and zlib raise half a dozen kinds of error for a damaged archive.
-        raise _torn(folder, shard, f"it cannot be read ({error})") from error
+def is_in_place(shard: str) -> bool:
+    """Whether a shard of the index is a tar used where it is, by its URL; others lie beside the index."""
+    return "/" in shard
 
 
 def _torn(folder: Folder, shard: str, what: str) -> ShardError:
+    if not is_in_place(shard):
+        return ShardError(
+            f"Shard {folder.path(shard)} is damaged: {what}. "
+            f"Remove the folder {folder.url} and run again: the shards are made anew from the images."
+        )
+    entry = next(entry for entry in folder.read_json(MANIFEST)["shards"] if entry["shard"] == shard)
+    where, name = split(shard)
+    size = f"{where.size(name):,}" if where.exists(name) else "no"
     return ShardError(
-        f"Shard {folder.path(shard)} is damaged: {what}. "
-        f"Remove the folder {folder.url} and run again: the shards are made anew from the images."
+        f"The tar {shard} is used in place and is not what it was: {what}. It had {entry['num_bytes']:,} bytes "
+        f"(SHA-256 {entry['sha256'][:12]}…) and has {size} now. Put it back as it was, or run all again with what is "
+        "there now: that is another probe set."
     )

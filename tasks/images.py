@@ -43,9 +43,33 @@ def decode(data: bytes) -> Image.Image:
         raise UndecodableError(str(error).strip() or type(error).__name__) from error
 
 
-def check(data: bytes) -> tuple[int, int]:
-    """Width and height of an image that can be decoded whole. Raises `UndecodableError`."""
-    return decode(data).size
+def file_format(data: bytes) -> str:
+    """What decodable bytes are, as a file name ending: `png`, `jpeg` ..."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return str(image.format).lower()
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image without loss, for those that come as pixels."""
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def reduced(image: Image.Image, shorter_side: int) -> Image.Image:
+    """The image with its shorter side reduced to so many pixels, or as it is where that is no larger."""
+    if min(image.size) <= shorter_side:
+        return image
+    scale = shorter_side / min(image.size)
+    width, height = (max(shorter_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """An RGB image as JPEG of quality 95."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=95)
+    return data.getvalue()
 
 
 def _check_size(image: Image.Image) -> None:

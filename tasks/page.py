@@ -90,7 +90,7 @@ def _facts(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     facts = [
         ("Network", spec["target"] + (f", {spec['checkpoint']}" if spec["checkpoint"] else "")),
         ("Summary function", spec["summary"]),
-        ("Probe set", f"{spec['probe']}: {counts['images']:,} images, {counts['rejects']:,} refused"),
+        ("Probe set", f"{' + '.join(spec['probe'])}: {counts['images']:,} images, {counts['rejects']:,} refused"),
         ("Concepts", f"{spec['concepts']}: {counts['concepts']:,}, prompt “{spec['prompt']}”"),
         ("CLIP", embedder),
         ("Similarity", f"{spec['similarity']} ({spec['variant']}{'; ' + settings if settings else ''})"),

@@ -18,13 +18,14 @@ from prefect.cache_policies import NO_CACHE
 from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of, digest_of_bytes
+from storage.shards import MANIFEST
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.page import REPORT, write_report
 from tasks.preflight import true_concepts
-from tasks.shard import INDEX, MANIFEST
+from tasks.probe_index import INDEX
 from tasks.spec import DissectSpec, Tau
 
 #: Raised by one when the same labels would be published otherwise than before.

@@ -1,33 +1,37 @@
-"""Probe images into WebDataset shards with an index: plan, one task per shard, one to finish."""
+"""Probe images into WebDataset shards with an index: plan, tasks of some shards each, one to finish."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 
 import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.completion import Completion
+from storage.completion import MAX_GROUPS
 from storage.errors import IncompleteError, SourceError
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.layout import Store
-from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, write_shard
-from storage.sources import SourceImage, list_images, read_image
+from storage.shards import MANIFEST
+from storage.sources.joined import joined, named, selected
+from storage.sources.kinds import source_at
+from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
 from storage.tables import read_parquet, write_parquet
-from tasks.images import UndecodableError, check
+from tasks.packing import Packing, pack
+from tasks.probe_index import INDEX, REJECTS, write_index
 from tasks.spec import ShardSpec
+from tasks.torchvision_sets import ALL_KINDS
 
-#: Raised by one when the same files would give other shards than before.
-VERSION = 1
-SOURCE_COLUMNS = [field.name for field in fields(SourceImage)]
-MANIFEST, INDEX, REJECTS, LISTING = "manifest.json", "index.parquet", "rejects.parquet", "listing.parquet"
+#: Raised by one when the same files would give other shards than before. 2: sources, encodings, tars in place.
+VERSION = 2
+LISTING_COLUMNS = [field.name for field in fields(SourceImage)]
+LISTING = "listing.parquet"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ProbeRef:
     """A finished probe set."""
 
     folder: Folder
-    #: Digest of the shards' content: what embeddings and activations depend on.
+    #: Digest of the images and their paths, in order: what embeddings and activations depend on.
     digest: str
     num_images: int
     num_rejects: int
@@ -52,7 +56,7 @@ class ProbeRef:
 
 @dataclass(frozen=True)
 class ShardPart:
-    """Files `[start, stop)` of the listing, which become one shard."""
+    """Files `[start, stop)` of the listing, which become one shard, or are in one tar used in place."""
 
     number: int
     start: int
@@ -63,123 +67,108 @@ class ShardPart:
         """Name of its marker and tables."""
         return f"{self.number:06d}"
 
-    @property
-    def num_files(self) -> int:
-        """Files to read."""
-        return self.stop - self.start
-
 
 @dataclass(frozen=True)
 class ShardPlan:
     """What sharding a probe set takes."""
 
-    folder: Folder
+    packing: Packing
+    #: What chose among the files: limit, sample, sample_seed.
+    selection: tuple[int | None, ...]
     num_files: int
     num_parts: int
     missing: tuple[ShardPart, ...]
 
     @property
-    def parts(self) -> Completion:
-        """Markers of finished shards."""
-        return Completion(self.folder / "parts")
+    def folder(self) -> Folder:
+        """The folder of the probe set."""
+        return self.packing.folder
+
+    @property
+    def groups(self) -> list[tuple[ShardPart, ...]]:
+        """The missing parts by tasks: a bounded number of these, however many the parts are."""
+        step = -(-len(self.missing) // MAX_GROUPS)
+        return [self.missing[start : start + step] for start in range(0, len(self.missing), step or 1)]
+
+
+def num_files(parts: Sequence[ShardPart]) -> int:
+    """Files of some parts."""
+    return sum(part.stop - part.start for part in parts)
 
 
 def plan_shards(spec: ShardSpec) -> ShardPlan:
-    """Lists the source and says which shards are missing. Reads no image."""
-    images = list_images(Folder.at(spec.probe).url)[: spec.limit]
+    """Lists the sources and says which shards are missing. Reads no image. Raises `SourceError`."""
+    store = Store.at(spec.store)
+    settings = SourceSettings(store.tar_lists(), spec.data_root)
+    sources = named([source_at(text, ALL_KINDS, settings) for text in spec.probe])
+    if spec.resize is not None:
+        _refuse_in_place(sources, spec.resize)
+    selection = spec.limit, spec.sample, spec.sample_seed
+    images = selected(joined(sources), *selection)
     # Names, sizes and times stand for the content here, as in git's index: a file that changes gets new shards,
     # and what is computed from shards depends on their content alone.
     sha256 = hashlib.sha256()
     for image in images:
-        sha256.update(f"{image.path}\0{image.num_bytes}\0{image.version}\n".encode())
-    parameters = {"version": VERSION, "listing": sha256.hexdigest(), "images_per_shard": spec.images_per_shard}
-    folder = Store.at(spec.store).probe(digest_of(parameters))
-    step = spec.images_per_shard
-    parts = [
-        ShardPart(number, start, min(start + step, len(images)))
-        for number, start in enumerate(range(0, len(images), step))
-    ]
-    if folder.exists(MANIFEST):
-        return ShardPlan(folder, len(images), len(parts), ())
-    plan = ShardPlan(folder, len(images), len(parts), tuple(parts))
-    done = plan.parts.done()
-    write_parquet(folder, LISTING, pd.DataFrame([asdict(image) for image in images]))
-    return ShardPlan(folder, len(images), len(parts), tuple(part for part in parts if part.name not in done))
+        sha256.update(f"{image.source}\0{image.path}\0{image.num_bytes}\0{image.version}\0{image.label}\n".encode())
+    parameters = {
+        "version": VERSION,
+        "listing": sha256.hexdigest(),
+        "images_per_shard": spec.images_per_shard,
+        "selection": list(selection),
+        "resize": spec.resize,
+    }
+    packing = Packing(store.probe(digest_of(parameters)), sources, spec.resize)
+    parts = _parts(images, spec.images_per_shard)
+    if packing.folder.exists(MANIFEST):
+        return ShardPlan(packing, selection, len(images), len(parts), ())
+    done = packing.parts.done()
+    columns = attrgetter(*LISTING_COLUMNS)
+    write_parquet(packing.folder, LISTING, pd.DataFrame(map(columns, images), columns=LISTING_COLUMNS))
+    missing = tuple(part for part in parts if part.name not in done)
+    return ShardPlan(packing, selection, len(images), len(parts), missing)
 
 
-@task(task_run_name="shard {part.number}", cache_policy=NO_CACHE)
-def make_shard(folder: Folder, part: ShardPart) -> int:
-    """Reads, checks and packs the files of one shard; returns how many images it holds."""
-    started = time.perf_counter()
-    listing = read_parquet(folder, LISTING).iloc[part.start : part.stop]
-    members: list[ShardMember] = []
-    rows: list[dict[str, object]] = []
-    rejects: list[dict[str, object]] = []
-    for source in (SourceImage(*record) for record in listing[SOURCE_COLUMNS].itertuples(index=False)):
-        try:
-            data = read_image(source.url)
-            width, height = check(data)
-        except (UndecodableError, FileNotFoundError, PermissionError) as error:
-            if isinstance(error, UndecodableError):
-                reason = str(error)
-            else:  # not every file system fills in strerror
-                reason = f"cannot be read: {os.strerror(error.errno or errno.ENOENT)}"
-            rejects.append({"path": source.path, "num_bytes": source.num_bytes, "reason": reason})
-            continue
-        members.append(ShardMember(source.key, source.ending, data))
-        rows.append(
-            {
-                "key": source.key,
-                "path": source.path,
-                "num_bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "width": width,
-                "height": height,
-                "label": source.label,
-            }
-        )
-    written = write_shard(folder, f"shard-{part.name}.tar", members)
-    table = pd.DataFrame(rows, columns=[c for c in INDEX_COLUMNS if c not in ("row", "shard", "offset")])
-    table["shard"], table["offset"] = written.name, pd.Series(written.offsets, dtype="int64")
-    numbers = ["num_bytes", "offset", "width", "height"]
-    table[numbers] = table[numbers].astype("int64")  # also where a shard has no image
-    parts = folder / "parts"
-    write_parquet(parts, f"{part.name}.parquet", table)
-    write_parquet(parts, f"{part.name}.rejects.parquet", pd.DataFrame(rejects, columns=REJECT_COLUMNS))
-    facts = {"shard": written.name, "num_images": written.num_images, "num_bytes": written.num_bytes}
-    seconds = time.perf_counter() - started
-    Completion(parts).mark(part.name, {**facts, "sha256": written.sha256, "seconds": seconds})
-    return written.num_images
+def _refuse_in_place(sources: dict[str, Source], side: int) -> None:
+    for source in sources.values():
+        if not isinstance(source, CopiedSource):
+            raise SourceError(
+                f"--resize {side} stores images anew, and the tars of {source.text} are used in place. "
+                "Leave out --resize, or unpack them and give the folder."
+            )
+
+
+def _parts(images: Sequence[SourceImage], images_per_shard: int) -> tuple[ShardPart, ...]:
+    """A part per tar used in place; what is copied is cut into shards, across sources."""
+    parts: list[ShardPart] = []
+    start = 0
+    for _, stretch in groupby(images, lambda image: image.offset >= 0 and (image.source, image.url)):
+        stretch_images = list(stretch)
+        stop = start + len(stretch_images)
+        step = len(stretch_images) if stretch_images[0].offset >= 0 else images_per_shard
+        parts += [
+            ShardPart(len(parts) + number, first, min(first + step, stop))
+            for number, first in enumerate(range(start, stop, step))
+        ]
+        start = stop
+    return tuple(parts)
+
+
+@task(task_run_name="shards {parts[0].number} to {parts[-1].number}", cache_policy=NO_CACHE)
+def make_shards(packing: Packing, parts: Sequence[ShardPart]) -> int:
+    """Packs some parts, each marked when it is done; returns how many images they hold."""
+    listing = read_parquet(packing.folder, LISTING)[LISTING_COLUMNS]
+    num_images = 0
+    for part in parts:
+        images = [SourceImage(*record) for record in listing.iloc[part.start : part.stop].itertuples(index=False)]
+        num_images += pack(packing, part.name, images)
+    return num_images
 
 
 @task(task_run_name="index", cache_policy=NO_CACHE)
 def finish_probe(plan: ShardPlan) -> ProbeRef:
-    """Joins the shards' tables into the index and writes the manifest. Raises `SourceError` without any image."""
+    """Joins the parts' tables into the index and writes the manifest. Raises `SourceError` without any image."""
     if not plan.folder.exists(MANIFEST):
-        parts = plan.folder / "parts"
-        names = [f"{number:06d}" for number in range(plan.num_parts)]
-        index = pd.concat([read_parquet(parts, f"{name}.parquet") for name in names], ignore_index=True)
-        rejects = pd.concat([read_parquet(parts, f"{name}.rejects.parquet") for name in names], ignore_index=True)
-        if index.empty:
-            reasons = "; ".join(f"{r.path}: {r.reason}" for r in rejects.head(3).itertuples())
-            # Without this, a rerun after the files were mended in place would find the parts done.
-            plan.folder.remove()
-            raise SourceError(f"None of the {plan.num_files} image files can be decoded ({reasons}).")
-        index.insert(0, "row", range(len(index)))
-        write_parquet(plan.folder, INDEX, index[INDEX_COLUMNS])
-        write_parquet(plan.folder, REJECTS, rejects)
-        shards = [plan.parts.facts(name) for name in names]
-        seconds = sum(shard.pop("seconds") for shard in shards)
-        plan.folder.write_json(
-            MANIFEST,
-            {
-                "digest": digest_of({"shards": shards}),
-                "num_images": len(index),
-                "num_rejects": len(rejects),
-                "seconds": seconds,
-                "shards": shards,
-            },
-        )
+        write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
     return probe_at(plan.folder)
 
 
@@ -188,7 +177,7 @@ def finished_probe(spec: ShardSpec) -> ProbeRef:
     plan = plan_shards(spec)
     if not plan.folder.exists(MANIFEST):
         raise IncompleteError(
-            f"{len(plan.missing)} of {plan.num_parts} shards of {spec.probe} are missing. "
+            f"{len(plan.missing)} of {plan.num_parts} shards of {spec.sources} are missing. "
             "Run `clip-dissect shard` with the same options first, or `clip-dissect run`."
         )
     return probe_at(plan.folder)

@@ -85,9 +85,37 @@ class EngineSpec(Group):
 class ProbeSpec(Group):
     """Probe images"""
 
-    probe: str = Field(description="Folder of images, flat or with a sub-folder per class; a path or fsspec URL.")
+    probe: tuple[str, ...] = Field(
+        min_length=1,
+        description="Source of images; repeat it to join several, in the order given. Folder of images, flat or by "
+        "class; .csv or .parquet list with a column path or url; WebDataset shards, x.tar, 'x/*.tar' or "
+        "'x-{000..009}.tar', used in place; torchvision:CIFAR10/test; folder of Broden. Paths or fsspec URLs.",
+        json_schema_extra={"repeated": True},
+    )
+    data_root: str = Field(
+        "~/.cache/clip-dissect/data", description="Folder of torchvision's data sets, which go there when missing."
+    )
     images_per_shard: int = Field(1000, ge=1, description="Files that go into one WebDataset shard.")
-    limit: int | None = Field(None, ge=1, description="Take only the first so many files, in order of their paths.")
+    resize: int | None = Field(
+        None,
+        ge=1,
+        description="Shorter side of larger images, in pixels; those are stored as JPEG of quality 95. By default "
+        "all images keep their original bytes.",
+    )
+    limit: int | None = Field(None, ge=1, description="Take only the first so many files, in order of the sources.")
+    sample: int | None = Field(None, ge=1, description="Take so many files at random, of those within --limit.")
+    sample_seed: int = Field(0, ge=0, description="Seed of --sample.")
+
+    @field_validator("probe", mode="before")
+    @classmethod
+    def _one_probe_as_typed(cls, given: Any) -> Any:
+        # Not split at commas, which a brace pattern has: shard-{train,val}.tar.
+        return (given,) if isinstance(given, str) else given
+
+    @property
+    def sources(self) -> str:
+        """The sources as one text, for messages and names."""
+        return " + ".join(self.probe)
 
 
 class ClipSpec(Group):

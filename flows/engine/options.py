@@ -95,6 +95,8 @@ def _option(name: str, field: FieldInfo, section: str) -> Callable[[Callable[...
         option |= {"is_flag": True, "flag_value": True}
     elif get_origin(kind) is Literal:
         option |= {"type": click.Choice(get_args(kind))}
+    elif get_origin(kind) is tuple and _is_repeated(field):
+        option |= {"multiple": True, "callback": _none_if_not_given, "metavar": "SOURCE"}
     elif get_origin(kind) is tuple:
         option |= {"callback": _split, "metavar": "NAME,NAME"}
     else:
@@ -106,6 +108,18 @@ def _option(name: str, field: FieldInfo, section: str) -> Callable[[Callable[...
         return decorated
 
     return add
+
+
+def _is_repeated(field: FieldInfo) -> bool:
+    """Whether a parameter of several values is an option given several times, not once with commas."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("repeated"))
+
+
+def _none_if_not_given(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    del context, parameter
+    return value or None  # click has no other word for it, and a --spec file may have the parameter
 
 
 def _split(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:

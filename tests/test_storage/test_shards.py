@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from storage.errors import ShardError
 from storage.files import Folder
 from storage.shards import INDEX_COLUMNS, ShardMember, read_images, write_shard
-from storage.sources import list_images
+from storage.sources.folder import ImageFolder
+from storage.sources.joined import joined
 
 rng = np.random.default_rng(0)
 #: Sizes around a tar block, and an empty file.
@@ -40,7 +41,8 @@ def write(folder: Folder, *shards: list[ShardMember]) -> pd.DataFrame:
         for member, offset in zip(members, written.offsets, strict=True):
             sha256 = hashlib.sha256(member.data).hexdigest()
             path = f"{member.key}.{member.ending}"
-            rows.append((len(rows), member.key, path, written.name, offset, len(member.data), sha256, 1, 1, ""))
+            where = written.name, offset, len(member.data), sha256
+            rows.append((len(rows), member.key, "one", path, "", *where, "original", 1, 1))
     return pd.DataFrame(rows, columns=INDEX_COLUMNS)
 
 
@@ -86,7 +88,7 @@ def test_plain_webdataset_reads_a_shard(disk: Folder) -> None:
 @pytest.mark.parametrize("path", ["__init__.jpg", "__MACOSX__/a.jpg", "a/__b__/c.jpg", "v1.0/a.b.jpg"])
 def test_plain_webdataset_reads_an_image_of_any_path(disk: Folder, path: str) -> None:
     (disk / "images").write(path, b"image")
-    (image,) = list_images((disk / "images").url)
+    (image,) = joined({"one": ImageFolder((disk / "images").url)})
     write_shard(disk, "x.tar", [ShardMember(image.key, image.ending, b"image")])
     assert read_by_webdataset(disk) == [(image.key, b"image")]
 

@@ -23,7 +23,7 @@ from tasks.models.clip import load_clip
 from tasks.models.targets import load_target
 from tasks.observation import EMBEDDINGS, ObservationPlan, plan_observation
 from tasks.observe import observe
-from tasks.shard import ProbeRef, finish_probe, make_shard, plan_shards
+from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 from tests.conftest import single_threaded
 
@@ -88,8 +88,8 @@ def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> 
 
 def shard(spec: ShardSpec) -> ProbeRef:
     plan = plan_shards(spec)
-    for part in plan.missing:
-        make_shard.fn(plan.folder, part)
+    for parts in plan.groups:
+        make_shards.fn(plan.packing, parts)
     return finish_probe.fn(plan)
 
 

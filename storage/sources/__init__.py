@@ -1,0 +1,1 @@
+"""Where probe images come from. A kind of source is a class; `kinds.py` tells them apart, `joined.py` joins them."""

@@ -1,0 +1,156 @@
+"""WebDataset shards that exist: used where they are, never copied. The index points into them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import pandas as pd
+from braceexpand import braceexpand
+
+from storage.errors import SourceError
+from storage.files import Folder, split
+from storage.identity import digest_of
+from storage.shards import sample_key
+from storage.sources.source import IMAGE_ENDINGS, Source, SourceImage
+from storage.tables import read_parquet, write_parquet
+
+#: Tars whose members are listed at a time: of an object store, each takes many requests.
+LISTED_AT_A_TIME = 16
+#: Fields of a sample's `.json` that may hold its label, and the bytes beyond which one is no such file.
+LABEL_FIELDS, MAX_JSON_BYTES = ("label", "cls", "class"), 1 << 20
+#: Raised by one when the same tar would give another list.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Tars(Source):
+    """The image members of tars: one, those of a glob, or those of a brace pattern, in the pattern's order.
+
+    A sample's label is its `.cls`, or field `label`, `cls` or `class` of its `.json`. Keys need to be unique only
+    within a tar, as WebDataset asks: most people's shards begin at 0 each. An image is told by tar and member.
+    """
+
+    text: str
+    #: Where the lists of members are kept: a tar is listed once.
+    lists: Folder = field(compare=False)
+
+    def images(self) -> Iterator[SourceImage]:
+        """Lists a few tars at a time, as images are asked for. Raises `SourceError`."""
+        root, tars = self._tars()
+        num_images = num_members = 0
+        for start in range(0, len(tars), LISTED_AT_A_TIME):
+            batch = tars[start : start + LISTED_AT_A_TIME]
+            with ThreadPoolExecutor(len(batch)) as pool:
+                lists = list(pool.map(lambda tar: self._listed(root, tar), batch))
+            for tar, (version, members) in zip(batch, lists, strict=True):
+                num_members += len(members)
+                for member in members[members["key"] != ""].itertuples():
+                    num_images += 1
+                    yield SourceImage(
+                        f"{tar}/{str(member.name).removeprefix('./')}",
+                        root.path(tar),
+                        int(str(member.num_bytes)),
+                        version,
+                        str(member.label),
+                        int(str(member.offset)),
+                        key=str(member.key),
+                    )
+        if not num_images:
+            endings = ", ".join(sorted(IMAGE_ENDINGS))
+            raise SourceError(
+                f"The {len(tars)} tar files of {self.text} have {num_members} members and no image "
+                f"(by ending: {endings})."
+            )
+
+    def _tars(self) -> tuple[Folder, list[str]]:
+        """The folder before any pattern, and the paths of the tars below."""
+        folder, name = split(self.text)
+        if folder.exists(name):
+            return folder, [name]
+        head = re.split(r"[*?\[{]", self.text)[0]
+        (root, _), pattern = split(head), self.text[head.rfind("/") + 1 :]
+        fs, where = fsspec.url_to_fs(root.url)
+        found: list[str] = []
+        missing: list[str] = []
+        try:
+            expanded = list(braceexpand(pattern, escape=False))
+        except ValueError as error:
+            raise SourceError(f"The braces of {self.text} are not balanced.") from error
+        for path in expanded:
+            is_glob = re.search(r"[*?\[]", path)
+            below = sorted(fs.glob(f"{where}/{path}")) if is_glob else [f"{where}/{path}"] * root.exists(path)
+            found += [full[len(where) :].lstrip("/") for full in below]
+            missing += [path] * (not below)
+        if missing:
+            others = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise SourceError(
+                f"{len(missing)} of the {len(expanded)} tar files of {self.text} are not there: "
+                f"{', '.join(missing[:3])}{others}, in {root.url}. Fetch them, or correct the pattern."
+            )
+        return root, list(dict.fromkeys(found))
+
+    def _listed(self, root: Folder, tar: str) -> tuple[str, pd.DataFrame]:
+        """Version and members of a tar, from the list that is kept or made now."""
+        url, version = root.path(tar), root.version(tar)
+        name = f"{digest_of({'list': VERSION, 'tar': url, 'version': version})}.parquet"
+        if not self.lists.exists(name):
+            write_parquet(self.lists, name, list_members(url))
+        return version, read_parquet(self.lists, name, alone=True)
+
+
+def list_members(url: str) -> pd.DataFrame:
+    """Members of a tar, a row each: `name, key, label, offset, num_bytes`; only an image has a `key`.
+
+    `offset` is where the member's header starts. Reads headers and labels only. Raises `SourceError` where the
+    tar is cut off or damaged: tarfile and WebDataset would take what is before for the whole.
+    """
+    rows: list[tuple[str, str, str, int, int]] = []
+    labels: dict[str, str] = {}
+    end = 0
+    with fsspec.open(url, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for info in tar:
+                    end = info.offset
+                    sample, ending = sample_key(info.name) if info.isreg() else ("", "")
+                    is_image = ending.lower() in IMAGE_ENDINGS
+                    rows.append((info.name, sample if is_image else "", sample, info.offset, info.size))
+                    if ending == "cls" or (ending == "json" and info.size <= MAX_JSON_BYTES):
+                        content = tar.extractfile(info)
+                        label = _label(ending, content.read() if content else b"")
+                        labels[sample] = label if ending == "cls" else labels.get(sample, label)
+                end = tar.offset
+            file.seek(end)
+            mark = file.read(tarfile.BLOCKSIZE)
+            if mark != bytes(tarfile.BLOCKSIZE):
+                what = "the mark of its end is missing" if len(mark) < tarfile.BLOCKSIZE else "there is no tar header"
+                raise tarfile.ReadError(what)
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            size = file.seek(0, 2)
+            last = f", in or after member {rows[-1][0]!r}" if rows else ""
+            raise SourceError(
+                f"{url} is no whole tar file: cut off or damaged at or after byte {end:,} of {size:,}{last} "
+                f"({error}). Fetch it again, or leave it out."
+            ) from error
+    columns = ["name", "key", "label", "offset", "num_bytes"]
+    return pd.DataFrame([(*row[:2], labels.get(row[2], ""), *row[3:]) for row in rows], columns=columns)
+
+
+def _label(ending: str, content: bytes) -> str:
+    """The label in a `.cls` or `.json`; nothing where it holds none."""
+    text = content.decode("utf-8", "replace").strip()
+    if ending == "cls":
+        return text
+    try:
+        fields: Any = json.loads(text)
+    except ValueError:
+        return ""
+    found = [fields[name] for name in LABEL_FIELDS if name in fields] if isinstance(fields, dict) else []
+    return str(found[0]) if found and isinstance(found[0], str | int) else ""

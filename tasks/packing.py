@@ -1,0 +1,113 @@
+"""One part of a probe set: its images are read, checked, and packed into a shard, or found in a tar used in place."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import fsspec
+import pandas as pd
+
+from storage.completion import Completion
+from storage.errors import UnreadableError
+from storage.files import Folder
+from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, WrittenShard, write_shard
+from storage.sources.source import CopiedSource, Source, SourceImage
+from storage.tables import write_parquet
+from tasks.images import UndecodableError, as_jpeg, decode, file_format, reduced
+
+#: Columns of the index that are known when all parts are.
+LATER = ("row", "shard", "offset")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How images become shards."""
+
+    folder: Folder
+    #: By name.
+    sources: dict[str, Source] = field(hash=False)
+    #: Shorter side of larger images, in pixels.
+    resize: int | None
+
+    @property
+    def parts(self) -> Completion:
+        """Markers of finished parts; their tables lie beside them."""
+        return Completion(self.folder / "parts")
+
+
+class Entries:
+    """Rows of the index and of the rejects, as images are admitted or not."""
+
+    def __init__(self, packing: Packing) -> None:
+        self._packing = packing
+        self.rows: list[tuple[object, ...]] = []
+        self.rejects: list[tuple[object, ...]] = []
+
+    def admit(self, image: SourceImage, read: Callable[[], bytes]) -> ShardMember | None:
+        """The image as it is stored, with a row in the index; None, and a row in the rejects, where it is none."""
+        try:
+            if image.reason:
+                raise UnreadableError(image.reason)
+            data = read()
+            decoded = decode(data)
+        except (UndecodableError, UnreadableError) as error:
+            self.rejects.append((image.source, image.path, image.num_bytes, str(error)))
+            return None
+        ending, encoding = image.ending, getattr(self._packing.sources[image.source], "encoding", "original")
+        side = self._packing.resize
+        if side is not None and min(decoded.size) > side:
+            decoded = reduced(decoded, side)
+            data, ending, encoding = as_jpeg(decoded), "jpg", "jpeg-95"
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.rows.append(
+            (image.key, image.source, image.path, image.label, len(data), sha256, encoding, *decoded.size)
+        )
+        return ShardMember(image.key, ending or file_format(data), data)
+
+
+def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:
+    """Packs the images of the part `name`, and marks it done; returns how many were admitted.
+
+    A part is of images to copy, or of images of one tar. Raises what is wrong with more than one image.
+    """
+    started = time.perf_counter()
+    entries = Entries(packing)
+    shard = _copied(packing, name, images, entries) if images[0].offset < 0 else _in_place(images, entries)
+    table = pd.DataFrame(entries.rows, columns=[column for column in INDEX_COLUMNS if column not in LATER])
+    table["shard"], table["offset"] = shard.name, pd.Series(shard.offsets, dtype="int64")
+    numbers = ["num_bytes", "offset", "width", "height"]
+    table[numbers] = table[numbers].astype("int64")  # also where a shard has no image
+    folder = packing.parts.folder
+    write_parquet(folder, f"{name}.parquet", table)
+    write_parquet(folder, f"{name}.rejects.parquet", pd.DataFrame(entries.rejects, columns=REJECT_COLUMNS))
+    facts = dict(zip(FACTS, attrgetter(*FACTS)(shard), strict=True))
+    packing.parts.mark(name, {"shard": shard.name, **facts, "seconds": time.perf_counter() - started})
+    return shard.num_images
+
+
+#: What a marker and the manifest say of a shard, beside its name.
+FACTS = ("num_images", "num_samples", "num_bytes", "sha256")
+
+
+def _copied(packing: Packing, name: str, images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
+    members: list[ShardMember] = []
+    for image in images:
+        source = packing.sources[image.source]
+        assert isinstance(source, CopiedSource)  # no other lists images without an offset
+        member = entries.admit(image, lambda source=source, image=image: source.read(image.url))  # type: ignore[misc]
+        members += [member] if member else []
+    return write_shard(packing.folder, f"shard-{name}.tar", members)
+
+
+def _in_place(images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
+    url, offsets = images[0].url, []
+    with fsspec.open(url, "rb") as file:
+        tar = TarPass(url, file)
+        for image in images:
+            if entries.admit(image, lambda image=image: tar.member(image.offset)):  # type: ignore[misc]
+                offsets.append(image.offset)
+        return tar.finish(offsets)

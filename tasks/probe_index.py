@@ -1,0 +1,87 @@
+"""What is known of a probe set when all its parts are packed: index, rejects, manifest. No Prefect."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from storage.errors import SourceError
+from storage.identity import digest_of
+from storage.shards import INDEX_COLUMNS, MANIFEST
+from storage.sources.joined import path_prefix
+from storage.tables import read_parquet, write_parquet
+from tasks.packing import Packing
+
+INDEX, REJECTS, WIDS = "index.parquet", "rejects.parquet", "wids.json"
+
+
+def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int | None]) -> None:
+    """Joins the tables of the parts, in their order; the manifest last. Raises `SourceError` without any image."""
+    folder, parts = packing.folder, packing.parts
+    index = pd.concat([read_parquet(parts.folder, f"{name}.parquet") for name in names], ignore_index=True)
+    rejects = pd.concat([read_parquet(parts.folder, f"{name}.rejects.parquet") for name in names], ignore_index=True)
+    if index.empty:
+        reasons = "; ".join(f"{r.path}: {r.reason}" for r in rejects.head(3).itertuples())
+        # Without this, a rerun after the files were mended in place would find the parts done.
+        folder.remove()
+        raise SourceError(f"None of the {len(rejects)} image files can be decoded ({reasons}).")
+    index.insert(0, "row", range(len(index)))
+    write_parquet(folder, INDEX, index[INDEX_COLUMNS])
+    write_parquet(folder, REJECTS, rejects)
+    for name, table in _tables(packing, index).items():
+        write_parquet(folder, name, table)
+    shards = [parts.facts(name) for name in names]
+    seconds = sum(shard.pop("seconds") for shard in shards)
+    folder.write_json(WIDS, _wids(shards))
+    folder.write_json(
+        MANIFEST,
+        {
+            "digest": _digest(index),
+            "num_images": len(index),
+            "num_rejects": len(rejects),
+            "seconds": seconds,
+            "sources": {name: source.text for name, source in packing.sources.items()},
+            "selection": dict(zip(("limit", "sample", "sample_seed"), selection, strict=True)),
+            "resize": packing.resize,
+            "shards": shards,
+        },
+    )
+
+
+def _digest(index: pd.DataFrame) -> str:
+    """Of the images and their paths, in order: whatever shards they lie in, and wherever those are."""
+    sha256 = hashlib.sha256()
+    for path, content in zip(index["path"], index["sha256"], strict=True):
+        sha256.update(f"{path}\0{content}\n".encode())
+    return digest_of({"images": sha256.hexdigest()})
+
+
+def _wids(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The index that the package `wids` of WebDataset reads; URLs without a folder are those beside it."""
+    return {
+        "wids_version": 1,
+        "shardlist": [
+            {"url": shard["shard"], "nsamples": shard["num_samples"], "filesize": shard["num_bytes"]}
+            for shard in shards
+            if shard["num_samples"]
+        ],
+    }
+
+
+def _tables(packing: Packing, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What the sources know beside their images, by file name; of an image, with its row in the index."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    row_of = pd.Series(index["row"].to_numpy(), index["path"])
+    for source_name, source in packing.sources.items():
+        prefix = path_prefix(source_name, packing.sources)
+        for name, table in source.tables().items():
+            if "path" in table:
+                table = table.assign(path=prefix + table["path"])
+                table = table[table["path"].isin(row_of.index)]
+                table.insert(0, "row", row_of[table["path"]].to_numpy())
+            table.insert(0, "source", source_name)
+            tables.setdefault(name, []).append(table)
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
