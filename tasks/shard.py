@@ -69,6 +69,22 @@ class ShardPart:
 
 
 @dataclass(frozen=True)
+class ShardWork:
+    """Parts that one task packs."""
+
+    parts: tuple[ShardPart, ...]
+
+    @property
+    def num_files(self) -> int:
+        """Files to read."""
+        return sum(part.stop - part.start for part in self.parts)
+
+    def __str__(self) -> str:
+        first, last = self.parts[0].number, self.parts[-1].number
+        return f"shard {first}" if first == last else f"shards {first}-{last}"
+
+
+@dataclass(frozen=True)
 class ShardPlan:
     """What sharding a probe set takes."""
 
@@ -85,15 +101,10 @@ class ShardPlan:
         return self.packing.folder
 
     @property
-    def groups(self) -> list[tuple[ShardPart, ...]]:
+    def work(self) -> list[ShardWork]:
         """The missing parts by tasks: a bounded number of these, however many the parts are."""
-        step = -(-len(self.missing) // MAX_GROUPS)
-        return [self.missing[start : start + step] for start in range(0, len(self.missing), step or 1)]
-
-
-def num_files(parts: Sequence[ShardPart]) -> int:
-    """Files of some parts."""
-    return sum(part.stop - part.start for part in parts)
+        step = max(1, -(-len(self.missing) // MAX_GROUPS))
+        return [ShardWork(self.missing[start : start + step]) for start in range(0, len(self.missing), step)]
 
 
 def plan_shards(spec: ShardSpec) -> ShardPlan:
@@ -153,12 +164,12 @@ def _parts(images: Sequence[SourceImage], images_per_shard: int) -> tuple[ShardP
     return tuple(parts)
 
 
-@task(task_run_name="shards {parts[0].number} to {parts[-1].number}", cache_policy=NO_CACHE)
-def make_shards(packing: Packing, parts: Sequence[ShardPart]) -> int:
-    """Packs some parts, each marked when it is done; returns how many images they hold."""
+@task(task_run_name="{work}", cache_policy=NO_CACHE)
+def make_shards(packing: Packing, work: ShardWork) -> int:
+    """Packs the parts, each marked when it is done; returns how many images they hold."""
     listing = read_parquet(packing.folder, LISTING)[LISTING_COLUMNS]
     num_images = 0
-    for part in parts:
+    for part in work.parts:
         images = [SourceImage(*record) for record in listing.iloc[part.start : part.stop].itertuples(index=False)]
         num_images += pack(packing, part.name, images)
     return num_images

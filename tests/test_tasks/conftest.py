@@ -88,8 +88,8 @@ def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> 
 
 def shard(spec: ShardSpec) -> ProbeRef:
     plan = plan_shards(spec)
-    for parts in plan.groups:
-        make_shards.fn(plan.packing, parts)
+    for work in plan.work:
+        make_shards.fn(plan.packing, work)
     return finish_probe.fn(plan)
 
 

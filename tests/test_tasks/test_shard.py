@@ -16,7 +16,7 @@ from PIL import Image
 
 from storage.errors import IncompleteError, SourceError
 from storage.shards import INDEX_COLUMNS, read_images
-from tasks.shard import finish_probe, finished_probe, make_shards, plan_shards
+from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards
 from tasks.spec import ShardSpec
 from tests.test_tasks.conftest import Bench, shard
 
@@ -72,7 +72,7 @@ def test_the_same_files_leave_nothing_to_do(spec: ShardSpec) -> None:
 
 def test_a_stopped_run_goes_on_with_the_shards_that_are_missing(spec: ShardSpec) -> None:
     plan = plan_shards(spec)
-    make_shards.fn(plan.packing, plan.missing[1:2])
+    make_shards.fn(plan.packing, ShardWork(plan.missing[1:2]))
     assert [part.number for part in plan_shards(spec).missing] == [0, 2]
     with pytest.raises(IncompleteError, match=r"2 of 3 shards .*clip-dissect shard"):
         finished_probe(spec)
@@ -83,7 +83,7 @@ def test_the_order_in_which_shards_are_made_does_not_matter(spec: ShardSpec, tmp
     one = shard(spec)
     plan = plan_shards(spec.model_copy(update={"store": str(tmp_path / "other")}))
     for part in reversed(plan.missing):
-        make_shards.fn(plan.packing, [part])
+        make_shards.fn(plan.packing, ShardWork((part,)))
     other = finish_probe.fn(plan)
     assert other.digest == one.digest
     for name in ("index.parquet", "rejects.parquet", "shard-000001.tar"):
@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_listed_with_its_reason(spec: ShardSpec, i
     plan = plan_shards(spec)
     path.unlink()
     for part in plan.missing:
-        make_shards.fn(plan.packing, [part])
+        make_shards.fn(plan.packing, ShardWork((part,)))
     rejects = finish_probe.fn(plan).rejects()
     assert rejects["path"].tolist() == ["red/00.jpg"]
     assert rejects["reason"].tolist() == ["cannot be read: No such file or directory"]
@@ -204,7 +204,7 @@ def test_a_removed_file_of_another_file_system_has_a_reason_too() -> None:
         memory.pipe(f"/removed-test/images/{i}.png", png(i))
     plan = plan_shards(ShardSpec(probe="memory://removed-test/images", store="memory://removed-test/store"))
     memory.rm("/removed-test/images/0.png")
-    make_shards.fn(plan.packing, plan.missing)
+    make_shards.fn(plan.packing, ShardWork(plan.missing))
     (reason,) = finish_probe.fn(plan).rejects()["reason"]
     assert "None" not in reason
 
