@@ -138,7 +138,7 @@ class TarPass:
         try:
             with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r|", bufsize=READ_BYTES) as tar:
                 for info in tar:
-                    self._samples.add(sample_key(info.name)[0])
+                    self._samples.add(sample_key(info.name)[0] if info.isreg() else "")
                     yield info.offset, tar.extractfile(info)
         except (tarfile.TarError, EOFError, ValueError) as error:
             raise self._changed(str(error)) from error

@@ -54,6 +54,11 @@ class TorchvisionSet(CopiedSource):
     data_root: str
     encoding = "png"
 
+    @property
+    def name(self) -> str:
+        """Set and split."""
+        return self.text.removeprefix(PREFIX).replace("/", "-")
+
     def images(self) -> Iterator[SourceImage]:
         """Downloads the set if it is not there. Raises `SourceError`."""
         data = self._data()

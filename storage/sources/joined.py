@@ -14,9 +14,9 @@ from storage.sources.source import Source, SourceImage
 
 
 def named(sources: Sequence[Source]) -> dict[str, Source]:
-    """Sources by a short name of their own: the last part of the text, with `-2`, `-3` ... where two have one."""
+    """Sources by a name of their own: with `-2`, `-3` ... where two have one."""
     taken: dict[str, int] = {}
-    return {_unique(_name(source.text), taken): source for source in sources}
+    return {_unique(source.name, taken): source for source in sources}
 
 
 def joined(sources: Mapping[str, Source]) -> Iterator[SourceImage]:
@@ -58,12 +58,6 @@ def key_of(path: str) -> str:
     stem = posixpath.join(folder, name.rsplit(".", 1)[0]).replace(".", "_").lstrip("/")
     # WebDataset takes what lies in a folder `__x__` for its own.
     return re.sub(r"^__(?=[^/]*__/)", "_", stem)
-
-
-def _name(text: str) -> str:
-    last = text.rstrip("/").rsplit("/", 1)[-1]
-    stem = re.sub(r"\.(csv|parquet|tar)$", "", last)
-    return re.sub(r"[^\w.-]+", "-", stem.removeprefix("torchvision:")).strip("-.") or "source"
 
 
 def _unique(name: str, taken: dict[str, int]) -> str:

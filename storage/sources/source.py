@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,6 +61,12 @@ class Source(ABC):
 
     #: As it was given; each kind is a frozen dataclass with this field first.
     text: str
+
+    @property
+    def name(self) -> str:
+        """A short name for it: the last part of its text."""
+        last = re.sub(r"\.(csv|parquet|tar)$", "", self.text.rstrip("/").rsplit("/", 1)[-1])
+        return re.sub(r"[^\w.]+", "-", last).strip("-.") or "source"
 
     @abstractmethod
     def images(self) -> Iterator[SourceImage]:
