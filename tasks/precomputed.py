@@ -66,8 +66,9 @@ class ImageEmbeddingsFile:
         if without:
             raise EmbeddingsError(
                 f"{len(without)} of {len(paths)} probe images have no row among the {len(keys)} of {self.keys_url} "
-                f"(first: {without[0]!r}; its first key: {next(iter(keys))!r}). Each line of it is the path of an "
-                "image below the --probe folder."
+                f"(first: {without[0]!r}; its first key: {next(iter(keys))!r}). Each line of it is the `path` of "
+                "an image in the probe set's index: its place below the --probe folder, after the name of its source "
+                "where there are several."
             )
         return matrix[[keys[path] for path in paths[rows.start : rows.stop]]]
 

@@ -79,6 +79,10 @@ def test_what_is_wrong_is_named_before_any_image_is_read(
     [
         ({"layers": ("haed",)}, ["Error: There is no layer 'haed'. Nearest: head"]),
         ({"probe": "/no/such/folder"}, ["Error: There is no folder /no/such/folder"]),
+        ({"probe": "/no/such/x-{0..1}.tar"}, ["Error: 2 of the 2 tar files", "x-0.tar, x-1.tar"]),
+        ({"probe": "/no/such/list.csv"}, ["Error: The list /no/such/list.csv cannot be read: No such file"]),
+        ({"probe": "torchvision:CIFAR11/test"}, ["no torchvision data set 'CIFAR11'", "Nearest: CIFAR1"]),
+        ({"probe": __file__}, ["is a file of another kind. --probe takes a data set of torchvision", "WebDataset"]),
         ({"similarity": "softwpmi"}, ["soft_wpmi"]),
         ({"top_k": 0}, ["--top-k"]),
         ({"target": None}, ["--target is needed"]),
@@ -114,6 +118,25 @@ def test_bad_images_are_refused_counted_and_listed(clip_dissect: Clip, images: P
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
     assert rejects["path"].tolist() == ["red/cut.png", "red/empty.jpg", "red/words.jpg"]
     assert rejects["reason"].str.len().gt(5).all()
+
+
+def test_rows_of_a_list_that_fail_are_refused_counted_and_listed(
+    clip_dissect: Clip, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.sources.reading.PAUSES", (0.0, 0.0))
+    good = sorted(str(path.relative_to(images)) for path in images.rglob("*.*"))
+    bad = ["nowhere.png", "http://127.0.0.1:9/x.png", good[0]]
+    (images / "list.csv").write_text("\n".join(["path", *good, *bad]) + "\n")
+    result = clip_dissect(probe=images / "list.csv")
+    assert result.exit_code == 0, result.output
+    assert "3 files were refused" in result.output
+    rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
+    assert rejects["path"].tolist() == bad
+    assert [reason.split(":")[0] for reason in rejects["reason"]] == [
+        "cannot be read",
+        "cannot be fetched in 3 tries",
+        "another image of the source has this path",
+    ]
 
 
 def test_two_images_of_one_stem_are_two_images(clip_dissect: Clip, images: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from flows.__main__ import cli
@@ -76,6 +78,22 @@ def test_a_stage_says_which_stage_comes_first(base: dict[str, Any], tmp_path: Pa
     arguments = ["record", *options(own, "probe", "store", "target", "layers")]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1 and "Run `clip-dissect shard`" in result.output
+
+
+def test_probe_is_given_once_for_each_source(base: dict[str, Any], tmp_path: Path) -> None:
+    images, store = Path(base["probe"]), str(tmp_path / "store")
+    sources = [str(images / name) for name in ("red", "blue")]
+    given = [part for source in sources for part in ("--probe", source)]
+    text = invoke("shard", *given, "--store", store, "--limit", "20", "--sample", "16", "--resize", "10")
+    assert "16 images, 1 shards, 0 files refused" in text
+    index = pd.read_parquet(next(Path(store).glob("probes/*/index.parquet")))
+    assert index["source"].unique().tolist() == ["red", "blue"] and set(index["height"]) == {10}
+    file = tmp_path / "spec.yaml"
+    file.write_text(yaml.safe_dump({"probe": sources, "limit": 20, "sample": 16, "resize": 10}))
+    again = invoke("shard", "--spec", str(file), "--store", store)
+    assert again.splitlines()[-1] == text.splitlines()[-1]
+    file.write_text(f"probe: {images}\n")
+    assert "48 images" in invoke("shard", "--spec", str(file), "--store", store)
 
 
 def test_layers_lists_names_types_and_shapes() -> None:
