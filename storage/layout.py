@@ -5,6 +5,7 @@ probes/<digest>/shard-000000.tar …          original image bytes (WebDataset)
                 parts/000000.json …         marker of a shard: its count, bytes, sha256
                 parts/000000.parquet …      its rows; 000000.rejects.parquet its refused inputs
                 index.parquet, rejects.parquet, wids.json, manifest.json (last)
+                broden.parquet, broden-concepts.parquet   what Broden says of its images
 tars/<digest>.parquet                       members of a tar that is used in place
 embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per shard group
 concepts/<digest>/<block>.parquet           concept embeddings by text

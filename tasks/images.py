@@ -44,9 +44,9 @@ def decode(data: bytes) -> Image.Image:
 
 
 def file_format(data: bytes) -> str:
-    """What decodable bytes are, as a file name ending: `png`, `jpeg` ..."""
+    """What decodable bytes are, as a file name ending: `png`, `jpeg` ... (`jpeg` too with further pictures, MPO)."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return str(image.format).lower()
+        return {"MPO": "jpeg", "JPEG2000": "jp2"}.get(str(image.format), str(image.format).lower())
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -57,7 +57,7 @@ class Entries:
         except (UndecodableError, UnreadableError) as error:
             self.rejects.append((image.source, image.path, image.num_bytes, str(error)))
             return None
-        ending, encoding = image.ending, getattr(self._packing.sources[image.source], "encoding", "original")
+        ending, encoding = image.ending, self._packing.sources[image.source].encoding
         side = self._packing.resize
         if side is not None and min(decoded.size) > side:
             decoded = reduced(decoded, side)

@@ -60,7 +60,10 @@ def _digest(index: pd.DataFrame) -> str:
 
 
 def _wids(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The index that the package `wids` of WebDataset reads; URLs without a folder are those beside it."""
+    """The index that the package `wids` of WebDataset reads; URLs without a folder are those beside it.
+
+    `wids` itself reads no member whose name has more than 100 bytes; WebDataset does.
+    """
     return {
         "wids_version": 1,
         "shardlist": [

@@ -39,7 +39,8 @@ class Broden(CopiedSource):
         return self.folder / "images"
 
     def images(self) -> Iterator[SourceImage]:
-        """In the order of index.csv. Raises `SourceError`."""
+        """In the order of index.csv. Raises `SourceError` where that or label.csv is none of Broden."""
+        self._concepts()  # used when the images are packed; better known before
         for path in self._index()["image"]:
             url = self.files.path(path)
             yield SourceImage(path, url, *size_and_version(url))
@@ -60,11 +61,15 @@ class Broden(CopiedSource):
             if cell
         ]
         annotations = pd.DataFrame(rows, columns=["path", "category", "pixel_file", "concept"])
-        concepts = read_table(self.folder.path("label.csv"))
+        return {ANNOTATIONS: annotations, CONCEPTS: self._concepts()}
+
+    def _concepts(self) -> pd.DataFrame:
+        url = self.folder.path("label.csv")
+        concepts = read_table(url)
         missing = [name for name in ("number", "name", "category") if name not in concepts]
         if missing:
-            raise SourceError(f"{self.folder.path('label.csv')} has no column {', '.join(missing)}: not of Broden.")
-        return {ANNOTATIONS: annotations, CONCEPTS: concepts.assign(number=pd.to_numeric(concepts["number"]))}
+            raise SourceError(f"{url} has no column {', '.join(missing)}, which that of Broden has.")
+        return concepts.assign(number=pd.to_numeric(concepts["number"]))
 
     def _index(self) -> pd.DataFrame:
         index = read_table(self.folder.path("index.csv"))

@@ -12,7 +12,7 @@ import pandas as pd
 from storage.errors import SourceError, UnreadableError
 from storage.files import is_local, split
 from storage.sources.folder import local_info
-from storage.sources.reading import fetch, read_file
+from storage.sources.reading import fetch
 from storage.sources.source import CopiedSource, SourceImage, version_of
 
 #: Columns that say where an image is; the first that a list has is taken.
@@ -55,7 +55,7 @@ def read_table(url: str) -> pd.DataFrame:
     """A CSV or Parquet file as texts, nothing where a cell is empty. Raises `SourceError`."""
     folder, name = split(url)
     try:
-        data = io.BytesIO(read_file(folder.path(name)))
+        data = io.BytesIO(fetch(folder.path(name)))
         if name.endswith(".parquet"):
             table = pd.read_parquet(data)
             return table.fillna("").astype(str) if len(table) else table

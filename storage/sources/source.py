@@ -61,6 +61,8 @@ class Source(ABC):
 
     #: As it was given; each kind is a frozen dataclass with this field first.
     text: str
+    #: How its images are encoded, for the index.
+    encoding = "original"
 
     @property
     def name(self) -> str:
@@ -79,9 +81,6 @@ class Source(ABC):
 
 class CopiedSource(Source):
     """A source whose images are copied into shards."""
-
-    #: How its images are encoded, for the index.
-    encoding = "original"
 
     @abstractmethod
     def read(self, url: str) -> bytes:

@@ -68,9 +68,9 @@ def test_concepts_are_those_of_label_csv(broden: Broden) -> None:
 
 
 def test_tables_of_something_else_are_named(broden: Broden) -> None:
-    broden.folder.write("label.csv", b"a,b\n1,2\n")
-    with pytest.raises(SourceError, match=r"label\.csv has no column number, name, category"):
-        broden.tables()
     broden.folder.write("index.csv", b"a,b\n1,2\n")
     with pytest.raises(SourceError, match=r"index\.csv has 1 rows and the columns a, b\. .*image, split"):
+        list(broden.images())
+    broden.folder.write("label.csv", b"a,b\n1,2\n")
+    with pytest.raises(SourceError, match=r"label\.csv has no column number, name, category"):
         list(broden.images())

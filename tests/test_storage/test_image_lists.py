@@ -87,16 +87,17 @@ def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers `/200`, `/404`, and `/flaky` at the third time."""
+    """Answers `/200`, `/404`, `/flaky` at the third time, and `/list.csv`."""
 
     asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        status = 200 if self.path == "/flaky" and len(self.asked) > 2 else 503 if self.path == "/flaky" else 0
-        self.send_response(status or int(self.path.strip("/")))
+        flaky = 200 if len(self.asked) > 2 else 503
+        status = {"/flaky": flaky, "/list.csv": 200}.get(self.path) or int(self.path.strip("/"))
+        self.send_response(status)
         self.end_headers()
-        self.wfile.write(b"image")
+        self.wfile.write(b"path\n200\n" if self.path == "/list.csv" else b"image")
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -116,6 +117,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_url_is_fetched(server: str) -> None:
     assert fetch(f"{server}/200") == b"image"
+
+
+def test_a_list_may_be_at_a_url_itself(server: str) -> None:
+    (image,) = ImageList(f"{server}/list.csv").images()
+    assert ImageList("").read(image.url) == b"image"
 
 
 def test_a_url_that_fails_is_tried_three_times(server: str) -> None:
