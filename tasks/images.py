@@ -57,9 +57,7 @@ def as_png(image: Image.Image) -> bytes:
 
 
 def reduced(image: Image.Image, shorter_side: int) -> Image.Image:
-    """The image with its shorter side reduced to so many pixels, or as it is where that is no larger."""
-    if min(image.size) <= shorter_side:
-        return image
+    """The image with its shorter side, which is longer, reduced to so many pixels."""
     scale = shorter_side / min(image.size)
     width, height = (max(shorter_side, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)

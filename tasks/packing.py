@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 
 import fsspec
@@ -19,8 +20,10 @@ from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
 from tasks.images import UndecodableError, as_jpeg, decode, file_format, reduced
 
-#: Columns of the index that are known when all parts are.
+#: Columns of the index that are known when the whole part is packed, or all parts are.
 LATER = ("row", "shard", "offset")
+#: What a marker and the manifest say of a shard, beside its name.
+FACTS = ("num_images", "num_samples", "num_bytes", "sha256")
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,12 @@ def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:
     return shard.num_images
 
 
-#: What a marker and the manifest say of a shard, beside its name.
-FACTS = ("num_images", "num_samples", "num_bytes", "sha256")
-
-
 def _copied(packing: Packing, name: str, images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
     members: list[ShardMember] = []
     for image in images:
         source = packing.sources[image.source]
         assert isinstance(source, CopiedSource)  # no other lists images without an offset
-        member = entries.admit(image, lambda source=source, image=image: source.read(image.url))  # type: ignore[misc]
+        member = entries.admit(image, partial(source.read, image.url))
         members += [member] if member else []
     return write_shard(packing.folder, f"shard-{name}.tar", members)
 
@@ -108,6 +107,6 @@ def _in_place(images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
     with fsspec.open(url, "rb") as file:
         tar = TarPass(url, file)
         for image in images:
-            if entries.admit(image, lambda image=image: tar.member(image.offset)):  # type: ignore[misc]
+            if entries.admit(image, partial(tar.member, image.offset)):
                 offsets.append(image.offset)
         return tar.finish(offsets)
