@@ -12,7 +12,7 @@ from storage.identity import Identity, digest_of
 from storage.layout import Store
 from tasks import summaries
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
-from tasks.dissection.summary import Layout
+from tasks.dissection.layouts import Layout
 from tasks.models.clip import load_clip
 from tasks.models.devices import device_lock
 from tasks.models.preprocess import image_shape
@@ -25,8 +25,9 @@ from tasks.spec import EmbedSpec, RecordSpec
 EMBEDDINGS = "embeddings"
 #: Names of the axes of the arrays, for xarray.
 EMBEDDING_AXES = "image", "embedding"
-#: Raised by one when recordings made before lack something. 2: top images and statistics of every shard group.
-RECORDING_VERSION = 2
+#: Raised by one when recordings made before lack something, or may be wrong. 2: top images and statistics of every
+#: shard group. 3: layouts from two sizes of image, tokens before the patches.
+RECORDING_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         for layer, num_neurons in activations.num_neurons.items():
             attributes = {
                 "layer": layer,
-                "layout": activations.layouts[layer].value,
+                "layout": str(activations.layouts[layer]),
                 "fill": "NaN: not recorded; -inf: the activation was not finite, and is ignored",
             }
             # Of its own name: xarray opens a group only where axes of one name have one length.

@@ -158,7 +158,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
                 "activations_ignored": done[layer]["num_activations_ignored"],
                 "interpretable": None if pd.isna(above[layer]) else int(above[layer]),
                 "distinct_labels": int(distinct[layer]),
-                "layout": of.activations.layouts[layer].value,
+                "layout": str(of.activations.layouts[layer]),
             }
             for layer in layers
         },

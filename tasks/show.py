@@ -50,7 +50,7 @@ def layers_table(layers: Iterable[TracedLayer]) -> Table:
     table.add_column("neurons", justify="right")
     for layer in layers:
         shape = " × ".join(map(str, layer.shape)) if layer.shape else "-"
-        kind = layer.layout.value if layer.layout else "-"
+        kind = str(layer.layout or "-")
         if layer.num_calls != 1:
             kind = f"runs {layer.num_calls} times: cannot be recorded"
         table.add_row(layer.name, layer.kind, shape, kind, str(layer.num_neurons or "-"))

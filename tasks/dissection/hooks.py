@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tasks.dissection.errors import LayerError
-from tasks.dissection.summary import Layout, SummaryName, first_tensor, summarise
+from tasks.dissection.layouts import Layout
+from tasks.dissection.summary import SummaryName, first_tensor, summarise
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from torchvision import models
 from tasks.dissection.errors import LayerError
 from tasks.dissection.hooks import recorded
 from tasks.dissection.layers import recordable, resolve, trace
-from tasks.dissection.summary import Layout, SummaryName
+from tasks.dissection.layouts import Axes, Layout
+from tasks.dissection.summary import SummaryName
 from tests.real_models import cifar_resnet20
 from tests.test_dissection.conftest import LAYERS, Cifar10
 from tests.test_dissection.networks import Attended, Repeated, some_images
@@ -41,19 +42,19 @@ class TestRecording:
     def test_the_output_of_the_network_is_not_changed(self) -> None:
         network, images = Attended().eval(), some_images(2, 12)
         expected = network(images)
-        with recorded(network, {"attention": Layout.TOKENS, "head": Layout.VECTOR}, "mean"):
+        with recorded(network, {"attention": Layout(Axes.TOKENS), "head": Layout(Axes.VECTOR)}, "mean"):
             assert torch.equal(network(images), expected)
 
     def test_every_pass_starts_anew(self) -> None:
         network = Attended().eval()
-        with torch.no_grad(), recorded(network, {"head": Layout.VECTOR}, "mean") as activations:
+        with torch.no_grad(), recorded(network, {"head": Layout(Axes.VECTOR)}, "mean") as activations:
             for images in (some_images(2, 12, seed=0), some_images(5, 12, seed=1)):
                 expected = network(images)
                 assert torch.equal(activations["head"], expected)
 
     def test_a_pass_that_fails_leaves_nothing_for_the_next(self) -> None:
         network = nn.Sequential(nn.ReLU(), nn.Linear(3, 2))
-        with recorded(network, {"0": Layout.VECTOR}, "mean") as activations:
+        with recorded(network, {"0": Layout(Axes.VECTOR)}, "mean") as activations:
             with pytest.raises(RuntimeError):
                 network(torch.ones(1, 7))  # recorded, then too wide for the next layer
             network(torch.zeros(6, 3))
@@ -65,7 +66,10 @@ class TestRecording:
     def test_an_operation_in_place_after_the_layer_does_not_reach_its_activations(self, after: nn.Module) -> None:
         network = nn.Sequential(nn.Linear(6, 5), after)
         inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad(), recorded(network, {"0": Layout.VECTOR, "1": Layout.VECTOR}, "mean") as activations:
+        with (
+            torch.no_grad(),
+            recorded(network, {"0": Layout(Axes.VECTOR), "1": Layout(Axes.VECTOR)}, "mean") as activations,
+        ):
             network(inputs)
         linear = network[0]
         np.testing.assert_allclose(activations["0"], (inputs @ linear.weight.T + linear.bias).detach(), 1e-5, 1e-6)
@@ -81,7 +85,9 @@ class TestRecording:
     def test_activations_hold_on_to_no_graph(self) -> None:
         # One number per neuron and image, and nothing else: a graph would keep every map of the pass in memory.
         network = Attended().eval()
-        with recorded(network, {"attention": Layout.TOKENS, "head": Layout.VECTOR}, "mean") as activations:
+        with recorded(
+            network, {"attention": Layout(Axes.TOKENS), "head": Layout(Axes.VECTOR)}, "mean"
+        ) as activations:
             network(some_images(2, 12))
         assert [values.requires_grad for values in activations.values()] == [False, False]
 
@@ -90,34 +96,34 @@ class TestRefusals:
     def test_a_module_that_runs_twice_in_a_pass_is_refused_while_recording(self) -> None:
         network = Repeated()
         with (
-            recorded(network, {"relu": Layout.MAP}, "mean"),
+            recorded(network, {"relu": Layout(Axes.MAP)}, "mean"),
             pytest.raises(LayerError, match=r"'relu' runs more than once .* Record the block"),
         ):
             network(some_images(2, 8))
 
     def test_a_summary_that_does_not_fit_is_refused_while_recording(self) -> None:
         network = Repeated()
-        with recorded(network, {"first": Layout.MAP}, "token_max"), pytest.raises(LayerError, match="'first'"):
+        with recorded(network, {"first": Layout(Axes.MAP)}, "token_max"), pytest.raises(LayerError, match="'first'"):
             network(some_images(2, 8))
 
 
 class TestCleaning:
     def test_after_the_with_a_pass_records_nothing(self) -> None:
         network = Attended().eval()
-        with recorded(network, {"head": Layout.VECTOR}, "mean") as activations:
+        with recorded(network, {"head": Layout(Axes.VECTOR)}, "mean") as activations:
             network(some_images(2, 12))
         network(some_images(4, 12))
         assert len(activations["head"]) == 2
 
     def test_hooks_are_removed_where_the_body_fails(self) -> None:
         network = Attended().eval()
-        with pytest.raises(KeyboardInterrupt), recorded(network, {"head": Layout.VECTOR}, "mean"):
+        with pytest.raises(KeyboardInterrupt), recorded(network, {"head": Layout(Axes.VECTOR)}, "mean"):
             raise KeyboardInterrupt
         assert not hooks_of(network)
 
     def test_hooks_are_removed_where_a_layer_does_not_exist(self) -> None:
         network = Attended().eval()
-        layouts = {"head": Layout.VECTOR, "neck": Layout.VECTOR}
+        layouts = {"head": Layout(Axes.VECTOR), "neck": Layout(Axes.VECTOR)}
         with pytest.raises(KeyError, match="neck"), recorded(network, layouts, "mean"):
             pass
         assert not hooks_of(network)
@@ -125,7 +131,7 @@ class TestCleaning:
     def test_hooks_of_others_stay(self) -> None:
         network, seen = Attended().eval(), []
         network.head.register_forward_hook(lambda *_: seen.append("head"))
-        with recorded(network, {"head": Layout.VECTOR}, "mean"):
+        with recorded(network, {"head": Layout(Axes.VECTOR)}, "mean"):
             network(some_images(1, 12))
         network(some_images(1, 12))
         assert seen == ["head", "head"]

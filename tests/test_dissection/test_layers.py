@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import timm
 import torch
@@ -10,7 +12,7 @@ from torchvision.models import alexnet, resnet18
 
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
-from tasks.dissection.summary import Layout
+from tasks.dissection.layouts import Axes, Layout
 from tests.test_dissection.networks import Attended, Repeated
 
 
@@ -39,7 +41,29 @@ class TestResolve:
     def test_an_index_of_two_digits_is_not_two_of_one(self) -> None:
         with torch.device("meta"):
             network = alexnet()
-        assert resolve(network, ["features[10]"]) == ("features.10",)
+        assert resolve(network, ["features[10]", "classifier.[2]"]) == ("features.10", "classifier.2")
+
+    def test_an_index_is_that_of_python_whatever_the_children_are_called(self, resnet: nn.Module) -> None:
+        blocks = nn.Sequential(OrderedDict(one=nn.ReLU(), two=nn.ReLU(), three=nn.Linear(2, 2)))
+        network = nn.ModuleDict({"blocks": blocks})
+        assert resolve(network, ["blocks[0]", "blocks[-1]"]) == ("blocks.one", "blocks.three")
+        assert resolve(resnet, ["layer*[-1].conv1"]) == tuple(f"layer{i}.1.conv1" for i in (1, 2, 3, 4))
+
+    def test_a_module_that_stands_twice_does_not_shift_the_indices(self) -> None:
+        relu = nn.ReLU()
+        network = nn.Sequential(relu, relu, nn.Linear(2, 2))
+        assert resolve(network, ["[2]", "[-1]"]) == ("2",)
+
+    def test_brackets_with_anything_but_a_number_are_a_glob(self, resnet: nn.Module) -> None:
+        assert resolve(resnet, ["layer[1-3]"]) == ("layer1", "layer2", "layer3")
+        assert resolve(resnet, ["layer[!1].[0-9].bn1"]) == tuple(
+            f"layer{i}.{j}.bn1" for i in (2, 3, 4) for j in (0, 1)
+        )
+
+    @pytest.mark.parametrize("written", ["layer[12]", "layer[12]*", "layer1[2]", "layer1[-3]", "conv1[0]"])
+    def test_an_index_that_leads_nowhere_is_told_apart_from_a_glob(self, written: str, resnet: nn.Module) -> None:
+        with pytest.raises(UnknownNameError, match=r"in brackets is an index; a glob is written layer\[1-3\]"):
+            resolve(resnet, [written])
 
     def test_layers_come_once_in_the_order_written(self, resnet: nn.Module) -> None:
         written = ["fc", "layer*", "layer2", "fc", "conv1"]
@@ -72,8 +96,13 @@ class TestTrace:
         self, resnet: nn.Module, traced_resnet: dict[str, TracedLayer]
     ) -> None:
         conv, fc = traced_resnet["conv1"], traced_resnet["fc"]
-        assert (conv.kind, conv.shape, conv.layout, conv.num_neurons) == ("Conv2d", (64, 32, 32), Layout.MAP, 64)
-        assert (fc.kind, fc.shape, fc.layout, fc.num_neurons) == ("Linear", (1000,), Layout.VECTOR, 1000)
+        assert (conv.kind, conv.shape, conv.layout, conv.num_neurons) == (
+            "Conv2d",
+            (64, 32, 32),
+            Layout(Axes.MAP),
+            64,
+        )
+        assert (fc.kind, fc.shape, fc.layout, fc.num_neurons) == ("Linear", (1000,), Layout(Axes.VECTOR), 1000)
         assert traced_resnet["layer3"].shape == (256, 4, 4)
         assert set(traced_resnet) == {name for name, _ in resnet.named_modules() if name}
 
@@ -83,7 +112,7 @@ class TestTrace:
 
     def test_reads_tokens_from_the_tuple_that_attention_gives(self) -> None:
         attention = trace(Attended(), (3, 12, 12))["attention"]
-        assert (attention.shape, attention.layout, attention.num_neurons) == ((9, 8), Layout.TOKENS, 8)
+        assert (attention.shape, attention.layout, attention.num_neurons) == ((9, 8), Layout(Axes.TOKENS, 0), 8)
 
     def test_a_layer_with_a_row_per_window_has_no_row_per_image(self) -> None:
         swin = timm.create_model(
@@ -92,18 +121,73 @@ class TestTrace:
         traced = trace(swin, (3, 56, 56))
         windows, block = traced["layers.0.blocks.0.attn"], traced["layers.0.blocks.0"]
         assert (windows.num_calls, windows.shape, windows.layout, windows.num_neurons) == (1, None, None, None)
-        assert (block.shape, block.layout, block.num_neurons) == ((14, 14, 12), Layout.MAP_CHANNELS_LAST, 12)
+        assert (block.shape, block.layout, block.num_neurons) == ((14, 14, 12), Layout(Axes.MAP_CHANNELS_LAST), 12)
 
-    def test_a_layer_with_tokens_before_images_has_no_row_per_image(self) -> None:
+    @pytest.mark.parametrize("side", [3, 2])  # 9 tokens; 4 tokens of 3 images
+    def test_tokens_before_images_are_told_by_the_number_of_images(self, side: int) -> None:
         class TokensFirst(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.block = nn.TransformerEncoderLayer(8, 2, 16)  # [T, B, N]
 
             def forward(self, images: Tensor) -> Tensor:
-                return self.block(images.flatten(2).permute(2, 0, 1).repeat(1, 1, 2)[..., :8].contiguous())
+                return self.block(images.flatten(2).permute(2, 0, 1))
 
-        assert trace(TokensFirst().eval(), (4, 3, 3))["block"].layout is None
+        block = trace(TokensFirst().eval(), (8, side, side))["block"]
+        assert (block.layout, block.shape) == (Layout(Axes.TOKENS_FIRST, 0), (side**2, 8))
+
+    @pytest.mark.parametrize("image_shape", [(3, 12, 9), (3, 8, 8), (3, 5, 7)])
+    def test_channels_last_are_told_by_what_grows_with_the_image(self, image_shape: tuple[int, ...]) -> None:
+        class Inside(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first = nn.Conv2d(3, 8, 1)
+                self.last = nn.LayerNorm(8)
+                self.both = nn.Identity()
+
+            def forward(self, images: Tensor) -> Tensor:
+                maps = self.last(self.first(images).permute(0, 2, 3, 1))
+                return self.both(maps.flatten(1, 2).transpose(1, 2)).mean(2)
+
+        traced = trace(Inside().eval(), image_shape)
+        _, height, width = image_shape
+        assert [traced[name].layout for name in ("first", "last", "both")] == [
+            Layout(Axes.MAP),
+            Layout(Axes.MAP_CHANNELS_LAST),
+            Layout(Axes.MAP),
+        ]
+        assert [layer.num_neurons for layer in traced.values()] == [8, 8, 8]
+        assert traced["both"].shape == (8, height * width)
+
+    def test_a_network_is_left_as_it_was_whatever_it_keeps_of_a_size(self) -> None:
+        class Keeps(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = nn.Conv2d(3, 4, 3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                self.size = images.shape[-1]
+                return self.body(images)
+
+        network = Keeps().eval()
+        trace(network, (3, 6, 6))
+        assert network.size == 6
+
+    def test_what_the_modules_around_a_layer_say_of_its_tokens_is_taken(self) -> None:
+        class Said(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm = nn.LayerNorm(3)
+                self.num_prefix_tokens = 3
+
+            def forward(self, images: Tensor) -> Tensor:
+                tokens = images.flatten(2).transpose(1, 2)
+                return self.norm(torch.cat([tokens[:, :2], tokens[:, :1], tokens[:, :5]], 1))  # 3 + 5, of any image
+
+        traced = trace(nn.Sequential(Said()), (3, 4, 4))
+        assert traced["0.norm"].layout == Layout(Axes.TOKENS, 3)
+        del (unsaid := Said()).num_prefix_tokens
+        assert trace(nn.Sequential(unsaid), (3, 4, 4))["0.norm"].layout == Layout(Axes.TOKENS, None)
 
     def test_runs_in_the_precision_of_the_weights(self) -> None:
         assert trace(Attended().to(torch.bfloat16), (3, 12, 12))["head"].shape == (5,)
@@ -122,7 +206,7 @@ class TestTrace:
 class TestRecordable:
     def test_gives_layouts_in_the_order_asked_for(self, traced_resnet: dict[str, TracedLayer]) -> None:
         layouts = recordable(traced_resnet, ["fc", "layer1"], "mean")
-        assert list(layouts.items()) == [("fc", Layout.VECTOR), ("layer1", Layout.MAP)]
+        assert list(layouts.items()) == [("fc", Layout(Axes.VECTOR)), ("layer1", Layout(Axes.MAP))]
 
     def test_a_layer_that_never_runs_is_refused(self) -> None:
         traced = trace(Attended().eval(), (3, 12, 12))
@@ -149,7 +233,7 @@ class TestRecordable:
 
         traced = trace(Maps(), (3, 4, 4))
         assert traced["pairs"].num_calls == 1
-        with pytest.raises(LayerError, match=r"'pairs' \(Pairs\) does not give one tensor of floats"):
+        with pytest.raises(LayerError, match="'pairs' gives dict of maps, from which no activations"):
             recordable(traced, ["pairs"], "mean")
 
     def test_a_summary_that_does_not_fit_is_refused_before_any_image_is_read(

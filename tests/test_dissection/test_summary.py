@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tasks.dissection.errors import LayerError
-from tasks.dissection.summary import SUMMARIES, Layout, SummaryName, first_tensor, summarise
+from tasks.dissection.layouts import Axes, Layout
+from tasks.dissection.summary import SUMMARIES, SummaryName, first_tensor, summarise
 from tests.test_dissection.strategies import QUICK
 
 ALL: tuple[SummaryName, ...] = get_args(SummaryName)
@@ -26,54 +28,32 @@ def output_of(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-class TestLayout:
-    @pytest.mark.parametrize(
-        ("shape", "layout"),
-        [
-            ((3, 1000), Layout.VECTOR),
-            ((3, 197, 768), Layout.TOKENS),
-            ((3, 64, 56, 56), Layout.MAP),  # ResNet
-            ((3, 56, 56, 96), Layout.MAP_CHANNELS_LAST),  # Swin
-            ((3, 512, 1, 1), Layout.MAP),  # after global pooling
-            ((3, 1, 1, 768), Layout.MAP_CHANNELS_LAST),
-            ((3, 16, 16, 16), Layout.MAP),  # cannot be told: torch's own order
-            ((3, 64, 8, 56, 56), Layout.MAP),  # video
-        ],
-    )
-    def test_of_the_shapes_that_networks_have(self, shape: tuple[int, ...], layout: Layout) -> None:
-        assert Layout.of(shape, "layer") is layout
-
-    @pytest.mark.parametrize("shape", [(3,), (3, 2, 2, 2, 2, 2)])
-    def test_other_numbers_of_axes_are_refused_by_name_and_shape(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(LayerError, match=rf"'neck' .* {len(shape)} axes") as caught:
-            Layout.of(shape, "neck")
-        assert str(list(shape)) in str(caught.value)
-
-
 class TestMaps:
     @given(sizes, sizes, sizes, sizes)
     @QUICK
     def test_a_map_is_pooled_over_its_pixels(self, batch: int, neurons: int, height: int, width: int) -> None:
         maps = output_of(batch, neurons, height, width)
         pixels = [[one.flatten().tolist() for one in image] for image in maps]  # [B][N][H·W]
-        means = summarise(maps, Layout.MAP, "mean", "layer")
+        means = summarise(maps, Layout(Axes.MAP), "mean", "layer")
         np.testing.assert_allclose(means, [[sum(p) / len(p) for p in image] for image in pixels], 1e-5, 1e-6)
-        assert summarise(maps, Layout.MAP, "max", "layer").tolist() == [[max(p) for p in image] for image in pixels]
+        assert summarise(maps, Layout(Axes.MAP), "max", "layer").tolist() == [
+            [max(p) for p in image] for image in pixels
+        ]
 
     @pytest.mark.parametrize("summary", ["mean", "max"])
     def test_channels_last_are_the_same_neurons(self, summary: SummaryName) -> None:
         maps = output_of(2, 7, 4, 4)
-        first = summarise(maps, Layout.MAP, summary, "layer")
-        last = summarise(maps.permute(0, 2, 3, 1), Layout.MAP_CHANNELS_LAST, summary, "layer")
+        first = summarise(maps, Layout(Axes.MAP), summary, "layer")
+        last = summarise(maps.permute(0, 2, 3, 1), Layout(Axes.MAP_CHANNELS_LAST), summary, "layer")
         np.testing.assert_allclose(last, first, rtol=1e-6)
 
     @pytest.mark.parametrize("summary", ["mean", "max"])
     def test_a_video_is_pooled_over_time_too(self, summary: SummaryName) -> None:
         video = output_of(2, 5, 3, 4, 4)
         pooled = {"mean": video.mean((2, 3, 4)), "max": video.amax((2, 3, 4))}[summary]
-        np.testing.assert_allclose(summarise(video, Layout.MAP, summary, "layer"), pooled, 1e-5, 1e-7)
+        np.testing.assert_allclose(summarise(video, Layout(Axes.MAP), summary, "layer"), pooled, 1e-5, 1e-7)
 
-    @pytest.mark.parametrize("layout", [Layout.MAP, Layout.MAP_CHANNELS_LAST])
+    @pytest.mark.parametrize("layout", [Layout(Axes.MAP), Layout(Axes.MAP_CHANNELS_LAST)])
     @pytest.mark.parametrize("summary", OF_TOKENS)
     def test_a_map_has_no_tokens(self, summary: SummaryName, layout: Layout) -> None:
         with pytest.raises(LayerError, match=rf"{summary} needs tokens, and layer 'conv' .* Use mean or max"):
@@ -81,44 +61,70 @@ class TestMaps:
 
 
 class TestTokens:
-    @pytest.mark.parametrize("num_patches", [1, 4, 9, 196])
-    def test_the_class_token_stands_before_a_square_of_patches(self, num_patches: int) -> None:
-        tokens = output_of(2, num_patches + 1, 6)
-        of = {summary: summarise(tokens, Layout.TOKENS, summary, "block") for summary in ALL}
+    @pytest.mark.parametrize(("num_prefix", "num_patches"), [(1, 1), (1, 9), (2, 196), (5, 12), (1, 50)])
+    def test_what_stands_before_the_patches_is_no_patch(self, num_prefix: int, num_patches: int) -> None:
+        tokens = output_of(2, num_prefix + num_patches, 6)
+        layout = Layout(Axes.TOKENS, num_prefix)
         expected = {
-            "mean": tokens.sum(1) / (num_patches + 1),
+            "mean": tokens.sum(1) / (num_prefix + num_patches),
             "max": tokens.max(1).values,
             "class_token": tokens[:, 0],
-            "token_mean": tokens[:, 1:].sum(1) / num_patches,
-            "token_max": tokens[:, 1:].max(1).values,
+            "token_mean": tokens[:, num_prefix:].sum(1) / num_patches,
+            "token_max": tokens[:, num_prefix:].max(1).values,
         }
         for summary in ALL:
-            np.testing.assert_allclose(of[summary], expected[summary], 1e-5, 1e-6, err_msg=summary)
+            of = summarise(tokens, layout, summary, "block")
+            np.testing.assert_allclose(of, expected[summary], 1e-5, 1e-6, err_msg=summary)
 
-    @pytest.mark.parametrize("num_patches", [1, 4, 196])
-    def test_a_square_of_patches_has_no_class_token_and_all_are_pooled(self, num_patches: int) -> None:
-        tokens = output_of(2, num_patches, 6)
-        for summary in ("mean", "max"):
-            assert torch.equal(
-                summarise(tokens, Layout.TOKENS, f"token_{summary}", "block"),
-                summarise(tokens, Layout.TOKENS, summary, "block"),
-            )
-        with pytest.raises(LayerError, match=rf"'block' gives {num_patches} tokens.*Use token_mean or token_max"):
-            summarise(tokens, Layout.TOKENS, "class_token", "block")
+    @pytest.mark.parametrize("summary", ALL)
+    def test_tokens_before_images_are_the_same_neurons(self, summary: SummaryName) -> None:
+        tokens = output_of(2, 10, 6)
+        first = summarise(tokens.transpose(0, 1), Layout(Axes.TOKENS_FIRST, 1), summary, "block")
+        assert torch.equal(first, summarise(tokens, Layout(Axes.TOKENS, 1), summary, "block"))
+
+    def test_patches_alone_have_no_class_token_and_all_are_pooled(self) -> None:
+        tokens, layout = output_of(2, 196, 6), Layout(Axes.TOKENS, 0)
+        assert torch.equal(
+            summarise(tokens, layout, "token_mean", "block"), summarise(tokens, layout, "mean", "block")
+        )
+        assert torch.equal(summarise(tokens, layout, "token_max", "block"), summarise(tokens, layout, "max", "block"))
+        with pytest.raises(LayerError, match=r"'block' gives 196 tokens.*Use token_mean or token_max"):
+            summarise(tokens, layout, "class_token", "block")
+
+    def test_registers_are_no_class_token(self) -> None:
+        registers = Layout(Axes.TOKENS, 4, has_class_token=False)
+        with pytest.raises(LayerError, match=r"'block' gives 4 tokens before its patches, .* registers"):
+            summarise(output_of(2, 20, 6), registers, "class_token", "block")
+        assert summarise(output_of(2, 20, 6), registers, "token_mean", "block").shape == (2, 6)
+
+    @pytest.mark.parametrize("summary", ["token_mean", "token_max"])
+    def test_a_class_token_alone_has_no_patches(self, summary: SummaryName) -> None:
+        alone = Layout(Axes.TOKENS, 1)
+        assert summarise(output_of(2, 1, 6), alone, "class_token", "block").shape == (2, 6)
+        with pytest.raises(LayerError, match=r"'block' gives 1 tokens, none of them a patch. Use class_token"):
+            summarise(output_of(2, 1, 6), alone, summary, "block")
+
+    @pytest.mark.parametrize("summary", OF_TOKENS)
+    def test_where_patches_cannot_be_told_the_way_out_is_said(self, summary: SummaryName) -> None:
+        unknown = Layout(Axes.TOKENS)
+        assert summarise(output_of(2, 52, 6), unknown, "mean", "block").shape == (2, 6)
+        with pytest.raises(LayerError, match=r"'block' gives 52 tokens.*Use mean or max.*num_prefix_tokens"):
+            summarise(output_of(2, 52, 6), unknown, summary, "block")
 
 
 class TestVectors:
     @pytest.mark.parametrize("summary", ALL)
     def test_a_vector_is_its_own_summary(self, summary: SummaryName) -> None:
         vector = output_of(3, 10)
-        assert torch.equal(summarise(vector, Layout.VECTOR, summary, "fc"), vector)
+        assert torch.equal(summarise(vector, Layout(Axes.VECTOR), summary, "fc"), vector)
 
 
 LAYOUTS = {
-    Layout.VECTOR: (2, 5),
-    Layout.MAP: (2, 5, 1, 1),
-    Layout.MAP_CHANNELS_LAST: (2, 1, 1, 5),
-    Layout.TOKENS: (2, 2, 5),
+    Layout(Axes.VECTOR): (2, 5),
+    Layout(Axes.MAP): (2, 5, 1, 1),
+    Layout(Axes.MAP_CHANNELS_LAST): (2, 1, 1, 5),
+    Layout(Axes.TOKENS, 1): (2, 2, 5),
+    Layout(Axes.TOKENS_FIRST, 1): (2, 2, 5),
 }
 
 
@@ -126,7 +132,7 @@ FITTING = [
     (layout, summary)
     for layout in LAYOUTS
     for summary in SUMMARIES
-    if layout in (Layout.VECTOR, Layout.TOKENS) or summary not in OF_TOKENS
+    if layout.axes is Axes.VECTOR or layout.is_tokens or summary not in OF_TOKENS
 ]
 
 
@@ -139,6 +145,11 @@ def test_activations_are_never_a_view_of_the_output(layout: Layout, summary: Sum
     assert torch.equal(activations, before)
 
 
+@dataclass
+class Output:
+    hidden: Tensor
+
+
 class TestFirstTensor:
     @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: [t, t + 1]])
     def test_is_the_output_or_the_first_of_several(self, wrap: Callable[[Tensor], object]) -> None:
@@ -148,12 +159,19 @@ class TestFirstTensor:
     @pytest.mark.parametrize(
         ("output", "kind"),
         [
-            ({"features": torch.zeros(1)}, "dict"),
-            ((), "tuple"),
-            ((None, torch.zeros(1)), "NoneType"),
-            (torch.zeros(2, dtype=torch.int64), "Tensor"),
+            ({"features": torch.zeros(1), "mask": None}, "dict of features, mask,"),
+            ({}, "dict of nothing"),
+            (Output(torch.zeros(1)), "Output,"),
+            ((), "tuple,"),
+            ([], "list,"),
+            ((None, torch.zeros(1)), "tuple that begins with NoneType"),
+            ([{"maps": torch.zeros(1)}], "list that begins with dict of maps"),
+            (torch.zeros(2, dtype=torch.int64), "Tensor of int64"),
+            (torch.zeros(2, dtype=torch.complex64), "Tensor of complex64"),
+            (3.5, "float,"),
+            (None, "NoneType"),
         ],
-        ids=["dict", "empty tuple", "no tensor first", "integers"],
+        ids=lambda value: str(value)[:20],
     )
     def test_of_anything_else_is_refused_by_name_and_kind(self, output: object, kind: str) -> None:
         with pytest.raises(LayerError, match=rf"'neck' gives {kind}"):

@@ -18,8 +18,8 @@ from storage.errors import ArrayError
 from storage.files import Folder
 from storage.layout import Store
 from tasks import recorded, summaries
+from tasks.dissection.layouts import Axes, Layout
 from tasks.dissection.streaming import Statistics, TopImages
-from tasks.dissection.summary import Layout
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
 
 #: A layer whose name is no file name.
@@ -48,7 +48,7 @@ def record(folder: Path, A: Tensor) -> ActivationsRef:
     """Writes activations as a recording does."""
     num_images, num_neurons = A.shape
     ref = ActivationsRef(
-        Store.at(str(folder / "store")), "d", {"a": "b"}, {LAYER: Layout.VECTOR}, {LAYER: num_neurons}
+        Store.at(str(folder / "store")), "d", {"a": "b"}, {LAYER: Layout(Axes.VECTOR)}, {LAYER: num_neurons}
     )
     group = arrays.open_group(ref.store.activations(ref.digest), ref.identity)
     kept = arrays.open_group(ref.store.summaries(ref.digest), ref.identity)
