@@ -168,10 +168,14 @@ class TargetSpec(Group):
     )
     checkpoint: str | None = Field(None, description="Weights file of the network (.safetensors, .pt, .pth).")
     layers: tuple[str, ...] = Field(
-        min_length=1, description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]."
+        min_length=1,
+        description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A number in brackets is an "
+        "index as in Python, [-1] the last.",
     )
     summary: Literal["mean", "max", "class_token", "token_mean", "token_max"] = Field(
-        "mean", description="Summary function: how a map or a row of tokens becomes one activation."
+        "mean",
+        description="Summary function: how a map or a row of tokens becomes one activation. mean, max: of all pixels "
+        "or tokens; class_token: as the paper does with ViTs (A.5); token_mean, token_max: of the patches alone.",
     )
 
     @field_validator("layers", mode="before")

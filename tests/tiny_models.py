@@ -7,6 +7,8 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from tests.test_dissection.networks import Autoencoded, PixelsAsTokens
+
 to_tensor = v2.Compose([v2.Resize((8, 8)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
 
 
@@ -33,6 +35,12 @@ class ColourNet(nn.Module):
 def colours() -> tuple[nn.Module, v2.Compose]:
     """The colour network and its preprocessing."""
     return ColourNet(), to_tensor
+
+
+def latents() -> tuple[nn.Module, v2.Compose]:
+    """The colour network, and 2,048 latents of a sparse autoencoder for each pixel of its `conv`."""
+    torch.manual_seed(0)
+    return Autoencoded(ColourNet(), "relu", nn.Sequential(PixelsAsTokens(), nn.Linear(4, 2048), nn.ReLU())), to_tensor
 
 
 def colours_with_function() -> tuple[nn.Module, object]:

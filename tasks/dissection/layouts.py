@@ -3,6 +3,10 @@
 Spatial axes grow with the image and the neuron axis does not; the axis of images is the one that is as long as the
 batch. Where a network takes one size only, or an output does not grow (after global pooling), the number of axes and
 the shape of the image decide.
+
+Tokens that are no patch (class token, distillation token, registers) stand before the patches, a class token first.
+There are as many as do not grow with the image; else as many as the network says in `num_prefix_tokens`; else none or
+one, whichever leaves patches that cover the image in rows and columns; else it is not known.
 """
 
 from __future__ import annotations

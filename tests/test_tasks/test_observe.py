@@ -27,7 +27,7 @@ from tasks.models.targets import load_target
 from tasks.observation import plan_observation
 from tasks.observe import observe
 from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, make_clip, observed, shard
-from tests.tiny_models import ColourNet, to_tensor
+from tests.tiny_models import ColourNet, latents, to_tensor
 
 
 def inputs(bench: Bench) -> Tensor:
@@ -55,6 +55,17 @@ def test_max_is_another_summary_and_lies_beside_mean(bench: Bench) -> None:
         expected = ColourNet().conv(inputs(bench)).amax((2, 3)).numpy()
     assert np.allclose(activations(largest, "conv"), expected, atol=1e-6)
     assert not np.allclose(activations(mean, "conv"), expected, atol=1e-2)
+
+
+def test_a_sparse_autoencoders_latents_are_recorded_as_any_layer(bench: Bench) -> None:
+    spec = bench.spec(target="tests.tiny_models:latents", layers=("sae", "net.conv"), summary="max")
+    plan = observed(shard(spec), None, spec)
+    net, _ = latents()
+    with torch.inference_mode():
+        pixels = ColourNet().conv(inputs(bench)).relu().flatten(2).transpose(1, 2)  # [I, 64, 4]
+        codes = torch.relu(pixels @ net.get_parameter("sae.1.weight").T + net.get_parameter("sae.1.bias"))
+    assert activations(plan, "sae").shape == (48, 2048)
+    assert np.allclose(activations(plan, "sae"), codes.amax(1).numpy(), atol=1e-6)
 
 
 def test_embeddings_are_those_of_the_model(bench: Bench, tiny_clip: TinyClip) -> None:
