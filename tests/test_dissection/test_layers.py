@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import timm
@@ -14,6 +16,13 @@ from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
 from tasks.dissection.layouts import Axes, Layout
 from tests.test_dissection.networks import Attended, Repeated
+
+
+@dataclass
+class BackboneOutput:
+    """As transformers' networks give it."""
+
+    maps: Tensor
 
 
 @pytest.fixture(scope="module")
@@ -218,23 +227,39 @@ class TestRecordable:
         with pytest.raises(LayerError, match=r"'relu' \(ReLU\) runs 2 times .* Record the block"):
             recordable(trace(Repeated(), (3, 8, 8)), ["relu"], "mean")
 
-    def test_a_layer_without_a_tensor_of_floats_is_refused(self) -> None:
-        class Pairs(nn.Module):
-            def forward(self, images: Tensor) -> dict[str, Tensor]:
-                return {"maps": images}
+    @pytest.mark.parametrize(
+        ("output", "what"),
+        [
+            (lambda images: {"maps": images}, "dict of maps, from which"),
+            (lambda images: BackboneOutput(images), "BackboneOutput, from which"),
+            (lambda images: [None, images], "list that begins with NoneType"),
+            (lambda images: images.argmax(1), "Tensor of int64"),
+            (lambda images: torch.fft.fft(images), "Tensor of complex64"),
+            (lambda images: images.mean(), r"\[\] for 3 images, which has no row per image"),
+            (lambda images: images.mean(0), r"\[3, 4, 4\] for 3 images, which has no row per image"),
+            (lambda images: images[0, :, 0], r"\[3, 4\] for 3 images, which has no row per image"),
+        ],
+    )
+    def test_a_layer_without_a_tensor_of_floats_per_image_is_refused_with_what_it_gives(
+        self, output: Callable[[Tensor], object], what: str
+    ) -> None:
+        class Backbone(nn.Module):
+            def forward(self, images: Tensor) -> object:
+                return output(images)
 
-        class Maps(nn.Module):
+        class Network(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.pairs = Pairs()
+                self.backbone = Backbone()
 
             def forward(self, images: Tensor) -> Tensor:
-                return self.pairs(images)["maps"]
+                self.backbone(images)
+                return images
 
-        traced = trace(Maps(), (3, 4, 4))
-        assert traced["pairs"].num_calls == 1
-        with pytest.raises(LayerError, match="'pairs' gives dict of maps, from which no activations"):
-            recordable(traced, ["pairs"], "mean")
+        traced = trace(Network(), (3, 4, 4))
+        assert (traced["backbone"].num_calls, traced["backbone"].num_neurons) == (1, None)
+        with pytest.raises(LayerError, match=rf"'backbone' gives {what}"):
+            recordable(traced, ["backbone"], "mean")
 
     def test_a_summary_that_does_not_fit_is_refused_before_any_image_is_read(
         self, traced_resnet: dict[str, TracedLayer]
