@@ -13,7 +13,7 @@ from storage.files import Folder
 from storage.layout import Store, safe
 from tasks import summaries
 from tasks.concepts import concept_embeddings_of, embed_concepts
-from tasks.dissection.summary import Layout
+from tasks.dissection.layouts import Axes, Layout
 from tasks.labelling import LabelPlan
 from tasks.observation import EMBEDDING_AXES, EMBEDDINGS, ActivationsRef, EmbeddingsRef
 from tasks.shard import ProbeRef
@@ -48,7 +48,7 @@ def planned(folder: Path, num_images: int, num_neurons: int, num_concepts: int, 
     )
     store, identity = Store.at(spec.store), {"synthetic": num_images}
     embeddings = EmbeddingsRef(store, "embeddings", identity, DIMENSIONS)
-    of = ActivationsRef(store, "activations", identity, {LAYER: Layout.VECTOR}, {LAYER: num_neurons})
+    of = ActivationsRef(store, "activations", identity, {LAYER: Layout(Axes.VECTOR)}, {LAYER: num_neurons})
     ref = concept_embeddings_of(spec)
     embed_concepts.fn(ref, spec, 0)
     probe = ProbeRef(Folder.at(str(folder)), "probe", num_images, 0, 0)
