@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from threading import Lock
 
 import numpy as np
@@ -13,39 +11,36 @@ import pandas as pd
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from torch import Tensor
 
 from storage.bundles import Arrays, read_bundle, write_bundle
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.tables import write_parquet
 from tasks import recorded
-from tasks.concepts import concept_list, read_concept_embeddings
+from tasks.concepts import concept_list
 from tasks.dissection.labels import Labels
-from tasks.dissection.null import Null, null_quantile
+from tasks.dissection.null import null_quantile
 from tasks.dissection.panels import Labelled, label
-from tasks.dissection.scorers import (
-    CosCubedScorer,
-    CosScorer,
-    Images,
-    PmiScorer,
-    RankReorderScorer,
-    Scorer,
-    by_position,
-    log_normaliser,
-    used_rows,
-)
-from tasks.dissection.streaming import CosineMoments, TopImages
+from tasks.dissection.scorers import log_normaliser, used_rows
+from tasks.dissection.streaming import TopImages
 from tasks.label_tables import label_table, neurons_table, top_images_table
 from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, USED, WITH_PRIOR, Block, LabelPlan
+from tasks.scoring import (
+    concepts_of,
+    forget,
+    images_of,
+    null_of,
+    panel_memory,
+    scorer_of,
+    used_images,
+    with_null,
+)
 from tasks.similarities import write_similarities
 
 #: Top images kept in the store; a run publishes as many of them as it is asked for.
 TOP_IMAGES_KEPT = 100
 #: Neurons whose top images are merged at a time.
 NEURONS_AT_A_TIME = 4_096
-#: Activations and embeddings that the cosines read at a time, in bytes. Null neurons are shuffled within it.
-WINDOW = 2**28
 _one_at_a_time = Lock()
 
 
@@ -65,7 +60,7 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
     write_parquet(plan.folder(layer), NEURONS, neurons)
     facts = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}
     if plan.spec.similarity in WITH_PRIOR:
-        used = used_rows(_with_null(plan, _null(plan, layer, neurons), top.first(k)))
+        used = used_rows(with_null(plan, null_of(plan, layer, neurons), top.first(k)))
         write_bundle(plan.folder(layer), USED, {"rows": used.numpy()})
         facts["num_images_used"] = len(used)
     plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started})
@@ -76,8 +71,8 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
 def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
     """Sums the exponentials over all concepts for some of the images that count; returns how many."""
     started = time.perf_counter()
-    images = _images(plan, _used(plan, layer)[part.start : part.stop])
-    sums = log_normaliser(images, _concepts(plan), plan.hyperparameters["a"])
+    images = images_of(plan, used_images(plan, layer)[part.start : part.stop])
+    sums = log_normaliser(images, concepts_of(plan), plan.hyperparameters["a"])
     arrays = {"log_normaliser": sums.numpy(), "seconds": np.array(time.perf_counter() - started)}
     write_bundle(plan.softmax_folder(layer), part.name, arrays)
     return len(part)
@@ -87,16 +82,14 @@ def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
 def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
     """The best labels of a block's neurons among its concepts; returns how many similarities that took."""
     started = time.perf_counter()
-    spec, memory = plan.spec, _memory(plan)
-    if spec.similarity in WITH_PRIOR:
-        memory -= _bytes_held(plan, plan.done(layer).facts(FOUND)["num_images_used"])
+    spec = plan.spec
     with _one_at_a_time:  # two tasks that begin together would read the same twice
-        scorer = _scorer(plan, layer, block)
+        scorer = scorer_of(plan, layer, block)
     labelled = label(
         scorer,
-        _concepts(plan)[block.concepts.start : block.concepts.stop],
+        concepts_of(plan)[block.concepts.start : block.concepts.stop],
         spec.ranks + 1,  # one more, for the margin
-        memory,
+        panel_memory(plan, layer),
         first_concept=block.concepts.start,
         keep=spec.keep_similarities,
     )
@@ -138,7 +131,7 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     }
     plan.done(layer).mark(DONE, facts)
     # What the blocks held is in the table now.
-    _images_of_blocks.cache_clear()
+    forget()
     plan.blocks_folder(layer).remove()
     plan.softmax_folder(layer).remove()
     return len(neurons)
@@ -166,134 +159,3 @@ def _refuse_unlabelled(plan: LabelPlan, layer: str, labels: Labels, neurons: pd.
             f"reference variant of rank reorder takes its power {plan.hyperparameters['scale']}. "
             "Use --variant paper, or --scale 0."
         )
-
-
-def _used(plan: LabelPlan, layer: str) -> Tensor:
-    """Rows `[U]` of the images that are a top image of some neuron or null neuron of a layer."""
-    return torch.from_numpy(read_bundle(plan.folder(layer), USED)["rows"])
-
-
-def _with_null(plan: LabelPlan, null: Null, top: TopImages) -> TopImages:
-    """Top images of neurons, and of their null neurons after them."""
-    return top.beside(null.top_images(top, plan.probe.num_images))
-
-
-def _null(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
-    """The null neurons of some neurons: their share of those of the layer."""
-    share = len(neurons) / plan.activations.num_neurons[layer]
-    live = torch.from_numpy(~neurons["is_dead"].to_numpy())
-    return Null.of(live, round(plan.spec.null_samples * share), plan.spec.null_seed)
-
-
-def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
-    """What the spec's similarity function needs to see of the block's neurons, and no more."""
-    similarity, variant, parameters = plan.spec.similarity, plan.spec.variant, plan.hyperparameters
-    columns = slice(block.neurons.start, block.neurons.stop)
-    neurons = plan.neurons(layer)[columns]
-    if "top_k" not in parameters:
-        return _cosine_scorer(plan, layer, columns, neurons)
-    null = _null(plan, layer, neurons)
-    top = _with_null(plan, null, plan.top(layer, parameters["top_k"], columns))
-    if similarity == "rank_reorder":
-        rows = used_rows(top)
-        images = _images(plan, rows)
-        return RankReorderScorer(images, len(rows), by_position(top, rows), len(neurons), parameters, variant)
-    rows = _used(plan, layer)
-    parts = [read_bundle(plan.softmax_folder(layer), part.name) for part in plan.softmax_parts(layer)]
-    return PmiScorer(
-        _images_of_blocks(plan, layer),
-        torch.from_numpy(np.concatenate([part["log_normaliser"] for part in parts])),
-        by_position(top, rows),
-        len(neurons),
-        null.layer_size,
-        parameters,
-        variant,
-        similarity == "soft_wpmi",
-        # A neuron with no top images has no p(m|B_k); in the published code its first rows stand for them.
-        torch.from_numpy(~neurons["is_dead"].to_numpy()) if variant == "paper" else None,
-    )
-
-
-def _cosine_scorer(plan: LabelPlan, layer: str, columns: slice, neurons: pd.DataFrame) -> Scorer:
-    """Of cos and cos_cubed, which look at all images."""
-    null = _null(plan, layer, neurons)
-
-    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        return null.beside(_windows(plan, layer, columns))
-
-    if plan.spec.similarity == "cos":
-        moments = reduce(CosineMoments.merge, (CosineMoments.of(E, A) for E, A in blocks()))
-        return CosScorer(moments, len(neurons))
-    total = sum(E.double().sum(0) for E in recorded.embeddings(plan.embeddings, plan.probe.num_images))
-    minimum, maximum, mean = (torch.tensor(neurons[name].to_numpy()) for name in ("minimum", "maximum", "mean"))
-    largest = torch.maximum(maximum - mean, mean - minimum)
-    with_null = torch.cat([torch.arange(len(neurons)), null.neurons])
-    return CosCubedScorer(
-        blocks,
-        torch.as_tensor(total) / plan.probe.num_images,
-        mean[with_null],
-        largest[with_null],
-        len(neurons),
-        plan.hyperparameters["min_norm"],
-    )
-
-
-def _windows(plan: LabelPlan, layer: str, columns: slice) -> Iterator[tuple[Tensor, Tensor]]:
-    """Embeddings `[b, D]` and activations `[b, n]` of the same images, as many at a time as fit in `WINDOW`."""
-    num_images = plan.probe.num_images
-    held: list[tuple[Tensor, Tensor]] = []
-    both = zip(
-        recorded.embeddings(plan.embeddings, num_images),
-        recorded.activations(plan.activations, num_images, layer, columns),
-        strict=True,
-    )
-    for E, (_, A) in both:
-        held.append((E, A))
-        if sum(E.nbytes + A.nbytes for E, A in held) >= WINDOW:
-            yield torch.cat([E for E, _ in held]), torch.cat([A for _, A in held])
-            held = []
-    if held:
-        yield torch.cat([E for E, _ in held]), torch.cat([A for _, A in held])
-
-
-def _concepts(plan: LabelPlan) -> Tensor:
-    return torch.from_numpy(read_concept_embeddings(plan.concepts, plan.spec))  # [C, D]
-
-
-def _images(plan: LabelPlan, rows: Tensor) -> Images:
-    """Embeddings of some rows (rising) of the probe set: held where they fit, else read whenever they are used."""
-
-    def read() -> Iterator[Tensor]:
-        return recorded.embeddings(plan.embeddings, plan.probe.num_images, rows)
-
-    if not _bytes_held(plan, len(rows)):
-        return _Reread(read)
-    whole, first = torch.empty(len(rows), plan.embeddings.num_dimensions), 0
-    for block in read():
-        whole[first : first + len(block)] = block
-        first += len(block)
-    return [whole]
-
-
-def _bytes_held(plan: LabelPlan, num_images: int) -> int:
-    """Bytes of the memory given that so many images' embeddings take; 0 where they do not fit."""
-    size = 4 * num_images * plan.embeddings.num_dimensions
-    return size if size <= _memory(plan) else 0
-
-
-def _memory(plan: LabelPlan) -> int:
-    return int(plan.spec.memory * 2**30)
-
-
-@lru_cache(maxsize=1)
-def _images_of_blocks(plan: LabelPlan, layer: str) -> Images:
-    """Those of the images that count, once for all blocks of a layer that this process scores."""
-    return _images(plan, _used(plan, layer))
-
-
-@dataclass(frozen=True)
-class _Reread:
-    read: Callable[[], Iterator[Tensor]]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.read()
