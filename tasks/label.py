@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import reduce
-from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -41,7 +40,6 @@ from tasks.similarities import write_similarities
 TOP_IMAGES_KEPT = 100
 #: Neurons whose top images are merged at a time.
 NEURONS_AT_A_TIME = 4_096
-_one_at_a_time = Lock()
 
 
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
@@ -83,10 +81,8 @@ def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
     """The best labels of a block's neurons among its concepts; returns how many similarities that took."""
     started = time.perf_counter()
     spec = plan.spec
-    with _one_at_a_time:  # two tasks that begin together would read the same twice
-        scorer = scorer_of(plan, layer, block)
     labelled = label(
-        scorer,
+        scorer_of(plan, layer, block),
         concepts_of(plan)[block.concepts.start : block.concepts.stop],
         spec.ranks + 1,  # one more, for the margin
         panel_memory(plan, layer),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from tasks.labelling import FOUND, USED, WITH_PRIOR, Block, LabelPlan
 
 #: Activations and embeddings that the cosines read at a time, in bytes. Null neurons are shuffled within it.
 WINDOW = 2**28
+_one_at_a_time = Lock()
 
 
 def used_images(plan: LabelPlan, layer: str) -> Tensor:
@@ -50,7 +52,15 @@ def null_of(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
 
 
 def scorer_of(plan: LabelPlan, layer: str, block: Block) -> Scorer:
-    """What the spec's similarity function needs to see of the block's neurons, and no more."""
+    """What the spec's similarity function needs to see of the block's neurons, and no more.
+
+    One is made at a time: two tasks that begin together would read the same twice.
+    """
+    with _one_at_a_time:
+        return _scorer(plan, layer, block)
+
+
+def _scorer(plan: LabelPlan, layer: str, block: Block) -> Scorer:
     similarity, variant, parameters = plan.spec.similarity, plan.spec.variant, plan.hyperparameters
     columns = slice(block.neurons.start, block.neurons.stop)
     neurons = plan.neurons(layer)[columns]
