@@ -1,42 +1,44 @@
-"""Bundles: a few named arrays that belong together, as one `.npz` file that is there whole or not at all.
+"""Bundles: a few named arrays that belong together, as one file that is there whole or not at all.
 
-For what one task leaves to another. What users read is Zarr or Parquet.
+For what one task leaves to another; what users read is Zarr or Parquet. A bundle is a SHA-256 and safetensors, not
+`.npz`: numpy parses its headers with `ast`, which in Python 3.11 fails now and then where several threads do.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
+import hashlib
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load, save
 
 from storage.errors import DamagedError
 from storage.files import Folder
 
-SUFFIX = ".npz"
+SUFFIX = ".bundle"
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 def write_bundle(folder: Folder, name: str, arrays: Arrays) -> None:
     """Writes arrays of numbers under their names; the same arrays give the same bytes."""
-    data = io.BytesIO()
-    np.savez(data, allow_pickle=False, **arrays)
-    folder.write(name + SUFFIX, data.getvalue())
+    data = save(arrays)
+    folder.write(name + SUFFIX, hashlib.sha256(data).digest() + data)
 
 
 def read_bundle(folder: Folder, name: str) -> Arrays:
     """The arrays of a bundle. Raises `DamagedError` where it is torn or gone."""
     file = folder.path(name + SUFFIX)
     try:
-        with np.load(io.BytesIO(folder.read(name + SUFFIX)), allow_pickle=False) as found:
-            return dict(found)
+        whole = folder.read(name + SUFFIX)
     except FileNotFoundError as error:
         raise DamagedError(f"{file} is not there any more. Run again.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DamagedError(f"{file} is damaged ({error}). Remove it and run again.") from error
+    digest, data = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise DamagedError(f"{file} is damaged: its content is not what was written. Remove it and run again.")
+    found: Arrays = load(data)
+    return found
 
 
 def bundles(folder: Folder) -> frozenset[str]:

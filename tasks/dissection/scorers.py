@@ -248,11 +248,16 @@ def in_blocks(images: Images, size: int) -> Iterator[Tensor]:
     for block in images:
         held.append(block)
         if sum(map(len, held)) >= size:
-            *whole, rest = torch.split(torch.cat(held), size)
+            *whole, rest = torch.split(_joined(held), size)
             yield from whole
             held = [rest]
     if held:
-        yield from torch.split(torch.cat(held), size)
+        yield from torch.split(_joined(held), size)
+
+
+def _joined(blocks: list[Tensor]) -> Tensor:
+    # A single block may be all embeddings: views of it cost nothing, a copy takes gigabytes.
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def _log_sum_of_exponentials(P: Tensor, a: float) -> Tensor:

@@ -113,7 +113,7 @@ def test_a_killed_reduction_goes_on_at_the_block(bench: Bench, monkeypatch: pyte
     assert calls == [second.concepts.start]
     # What blocks held is in the table, and nothing else is left.
     assert set(plan.folder("head").names()) == {
-        "found.json", "done.json", "labels.parquet", "top_images.parquet", "neurons.parquet", "used.npz",
+        "found.json", "done.json", "labels.parquet", "top_images.parquet", "neurons.parquet", "used.bundle",
     }  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_a_torn_block_is_named_and_no_label_comes_of_it(bench: Bench) -> None:
         sum_softmax.fn(plan, "head", part)
     for block in plan.unscored("head"):
         score_block.fn(plan, "head", block)
-    name = f"{plan.blocks('head')[1].name}.npz"
+    name = f"{plan.blocks('head')[1].name}.bundle"
     folder = plan.blocks_folder("head")
     folder.write(name, folder.read(name)[:-40])
     with pytest.raises(DamagedError, match="Remove it and run again"):
