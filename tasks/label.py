@@ -35,9 +35,8 @@ from tasks.scoring import (
     with_null,
 )
 from tasks.similarities import write_similarities
+from tasks.summaries import TOP_IMAGES_RECORDED
 
-#: Top images kept in the store; a run publishes as many of them as it is asked for.
-TOP_IMAGES_KEPT = 100
 #: Neurons whose top images are merged at a time.
 NEURONS_AT_A_TIME = 4_096
 
@@ -49,11 +48,13 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
     of, num_images = plan.activations, plan.probe.num_images
     num_neurons, k = of.num_neurons[layer], plan.hyperparameters.get("top_k", 0)
     parts = [
-        recorded.top_images(of, num_images, layer, max(TOP_IMAGES_KEPT, k), slice(n, n + NEURONS_AT_A_TIME))
+        recorded.top_images(of, num_images, layer, max(TOP_IMAGES_RECORDED, k), slice(n, n + NEURONS_AT_A_TIME))
         for n in range(0, num_neurons, NEURONS_AT_A_TIME)
     ]
     top = reduce(TopImages.beside, parts)
-    neurons = neurons_table(recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_KEPT), num_images)
+    neurons = neurons_table(
+        recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_RECORDED), num_images
+    )
     write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top))
     write_parquet(plan.folder(layer), NEURONS, neurons)
     facts = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}

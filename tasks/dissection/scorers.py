@@ -19,12 +19,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tasks.dissection.kernels import product
+from tasks.dissection.kernels import TERMS_PER_TILE, product
 from tasks.dissection.similarity import (
     LogLikelihood,
     Scores,
     SoftTerms,
     Variant,
+    log_sum_of_exponentials,
     membership,
     rank_reorder,
     sum_over_top,
@@ -37,8 +38,6 @@ from tasks.dissection.streaming import CosineMoments, TopImages
 Images = Iterable[Tensor]
 #: Images of a block at least: a block's product with a panel should stay in the last cache.
 IMAGES_PER_BLOCK = 4_096
-#: Top images that a neuron should have in a block: each visit to a neuron takes a logarithm, however few there are.
-TOP_IMAGES_PER_BLOCK = 16
 #: Images and concepts of a panel of the first pass, 8 MB of products. Fixed, so that the sums do not depend on the
 #: memory given.
 IMAGES_PER_SUM, CONCEPTS_PER_SUM = 1_024, 2_048
@@ -121,7 +120,7 @@ class PmiScorer:
 
     @property
     def _images_per_block(self) -> int:
-        sparse = TOP_IMAGES_PER_BLOCK * len(self.log_normaliser) // self.top.num_images
+        sparse = TERMS_PER_TILE * len(self.log_normaliser) // self.top.num_images
         return min(max(IMAGES_PER_BLOCK, sparse), len(self.log_normaliser))
 
 
@@ -231,7 +230,7 @@ def log_normaliser(images: Images, concepts: Tensor, a: float) -> Tensor:
     panels = torch.split(concepts, CONCEPTS_PER_SUM)
     parts = []
     for block in in_blocks(images, IMAGES_PER_SUM):
-        sums = (_log_sum_of_exponentials(product(block, panel), a) for panel in panels)
+        sums = (log_sum_of_exponentials(product(block, panel), a) for panel in panels)
         parts.append(reduce(torch.logaddexp, sums))
     return torch.cat(parts)
 
@@ -258,9 +257,3 @@ def in_blocks(images: Images, size: int) -> Iterator[Tensor]:
 def _joined(blocks: list[Tensor]) -> Tensor:
     # A single block may be all embeddings: views of it cost nothing, a copy takes gigabytes.
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-
-def _log_sum_of_exponentials(P: Tensor, a: float) -> Tensor:
-    """`log Σ_m exp(a P[x, m])`; `P` is overwritten. (`torch.logsumexp` would hold a copy of it.)"""
-    largest = P.amax(dim=1, keepdim=True)
-    return P.sub_(largest).mul_(a).exp_().sum(dim=1).log_().add_(largest.squeeze(1), alpha=a)

@@ -123,7 +123,7 @@ def wpmi(
 
     `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
     """
-    top, log_normaliser = top_images(A, top_k), log_sum_of_exponentials(P, a)
+    top, log_normaliser = top_images(A, top_k), log_sum_of_exponentials(P.clone(), a)
     if variant == "reference":
         likelihood = wpmi_reference_likelihood([P.clone()], log_normaliser, top, a)
     else:
@@ -166,7 +166,7 @@ def soft_wpmi(
     `live` `[N]` (bool): the neurons whose likelihoods make the prior; all by default.
     """
     terms = SoftTerms.of(top_images(A, top_k), membership(top_k, p_start, p_end, variant), variant)
-    return terms.likelihood([P.clone()], log_sum_of_exponentials(P, a), a).against_prior(lam, live)
+    return terms.likelihood([P.clone()], log_sum_of_exponentials(P.clone(), a), a).against_prior(lam, live)
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,12 @@ def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
 
 
 def log_sum_of_exponentials(P: Tensor, a: float) -> Tensor:
-    """`log Σ_m exp(a P[x, m])` `[I]`: what makes `exp(a P)` a softmax."""
-    return torch.logsumexp(a * P, dim=1)
+    """`log Σ_m exp(a P[x, m])` `[I]`: what makes `exp(a P)` a softmax.
+
+    `P` is overwritten. (`torch.logsumexp` would hold copies of it.)
+    """
+    largest = P.amax(dim=1, keepdim=True)
+    return P.sub_(largest).mul_(a).exp_().sum(dim=1).log_().add_(largest.squeeze(1), alpha=a)
 
 
 def shares(P: Iterable[Tensor], log_normaliser: Tensor, a: float) -> Iterator[Tensor]:
