@@ -67,7 +67,7 @@ def embed(spec_file: Path | None, **options: Any) -> None:
     with _engine(), _runner(spec) as runner:
         from flows.observe_probe import observe_probe
 
-        plan = observe_probe.with_options(task_runner=runner)(embed=spec)
+        plan, _ = observe_probe.with_options(task_runner=runner)(embed=spec)
         assert plan.embeddings is not None
         click.echo(f"Image embeddings: {plan.embeddings.store.embeddings(plan.embeddings.digest)}")
 
@@ -80,9 +80,9 @@ def record(spec_file: Path | None, **options: Any) -> None:
     with _engine(), _runner(spec) as runner:
         from flows.observe_probe import observe_probe
 
-        plan = observe_probe.with_options(task_runner=runner)(record=spec)
-        assert plan.activations is not None
-        click.echo(f"Activations: {plan.activations.store.activations(plan.activations.digest)}")
+        plan, _ = observe_probe.with_options(task_runner=runner)(record=spec)
+        for of in plan.activations.values():
+            click.echo(f"Activations ({of.summary}): {of.store.activations(of.digest)}")
 
 
 @cli.command(cls=SpecCommand)
@@ -114,7 +114,7 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
         from tasks.models.targets import load_target
         from tasks.show import layers_table
 
-        loaded = load_target(target, checkpoint, "cpu")
+        loaded = load_target(target, checkpoint)
         traced = trace(loaded.model, image_shape(loaded.preprocess))
         names = traced if match == "**" else resolve(loaded.model, match.split(","))
         _console().print(layers_table([traced[name] for name in names]))

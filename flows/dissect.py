@@ -24,8 +24,8 @@ def dissect(spec: DissectSpec) -> Folder:
     preflight(spec)
     with task_runner(spec) as runner:
         probe = shard_probe.with_options(task_runner=runner)(spec)
-        observe_probe.with_options(task_runner=runner)(embed=spec, record=spec, probe=probe)
+        _, passes = observe_probe.with_options(task_runner=runner)(embed=spec, record=spec, probe=probe)
         labels = label_neurons.with_options(task_runner=runner)(spec, probe)
     plan = plan_publication(labels, spec)
-    follow("publish", [] if plan.is_done else [(publish.submit(plan), 1)], total=1, unit="run")
+    follow("publish", [] if plan.is_done else [(publish.submit(plan, passes), 1)], total=1, unit="run")
     return plan.out

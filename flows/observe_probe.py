@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.artifacts import create_table_artifact
 
 from flows.engine.names import observation_name
-from flows.engine.progress import follow
+from flows.engine.progress import follow, note, slug
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
 from tasks.observation import ObservationPlan, plan_observation
 from tasks.observe import observe
+from tasks.passes import Pass, described
 from tasks.shard import ProbeRef, finished_probe
+from tasks.space import space_needed
 from tasks.spec import EmbedSpec, RecordSpec
 
 
 @flow(flow_run_name=observation_name, persist_result=False)
 def observe_probe(
     embed: EmbedSpec | None = None, record: RecordSpec | None = None, probe: ProbeRef | None = None
-) -> ObservationPlan:
+) -> tuple[ObservationPlan, list[Pass]]:
     """Embeds (with `embed`) and records (with `record`) a probe set; a shard that lacks both is decoded once.
+
+    Says what it did and what the time of each pass went into.
 
     `probe` is the finished probe set, found by the spec where it is not given.
     """
@@ -31,7 +36,13 @@ def observe_probe(
         work = [(embed_concepts.submit(concepts, embed, len(texts)), len(texts))] if texts else []
         follow("embed concepts", work, total=num_concepts(embed), unit="concepts")
     plan = plan_observation(probe, embed, record)
-    tasks = [(observe.submit(plan, missing), len(missing.rows)) for missing in plan.missing]
+    if plan.missing:
+        note(space_needed(plan))
+    tasks = [(observe.submit(plan, work), work.num_images) for work in plan.work]
     stage = "embed and record" if embed and record else "embed" if embed else "record"
-    follow(stage, tasks, total=probe.num_images)
-    return plan
+    passes: list[Pass] = follow(stage, tasks, total=probe.num_images)
+    if passes:
+        note(described(passes))
+        table = [one.as_row() for one in passes]
+        create_table_artifact(table, key=f"passes-{slug(stage)}", description=described(passes))
+    return plan, passes

@@ -36,7 +36,8 @@ CHUNK_SIDE = 1_024
 Floats = npt.NDArray[np.float32]
 Block = npt.NDArray[Any]
 #: What stands where nothing was written, by data type.
-FILL = {"float32": float("nan"), "float64": float("nan"), "int32": -1}
+FILL = {"float16": float("nan"), "float32": float("nan"), "float64": float("nan"), "int32": -1}
+DataType = Literal["float16", "float32", "float64", "int32"]
 
 
 def open_group(url: str, wanted: Identity) -> zarr.Group:
@@ -58,7 +59,7 @@ def create_rows(
     dimensions: tuple[str, ...],
     attributes: Identity,
     *,
-    dtype: Literal["float32", "float64", "int32"] = "float32",
+    dtype: DataType = "float32",
     columns_per_chunk: int = COLUMNS_PER_CHUNK,
 ) -> None:
     """Makes the array `name` of shape `[rows, …, columns]`, `FILL` throughout, unless it is there already.
@@ -103,7 +104,7 @@ def _create(
     chunks: tuple[int, ...],
     dimensions: tuple[str, ...],
     attributes: Identity,
-    dtype: str,
+    dtype: DataType,
 ) -> None:
     with suppress(ContainsArrayError):  # another process made it first, just the same
         group.create_array(

@@ -6,11 +6,13 @@ has a marker of its own, written after its data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.files import Folder
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,41 @@ class Rows:
         return f"images {self.start}-{self.stop - 1}"
 
 
-#: A run has at most about this many shard groups, so that ten thousand shards do not make ten thousand tasks.
-MAX_GROUPS = 64
-#: Rows of a shard group are a multiple of this, which every batch size in use divides or is a multiple of.
-ROWS_UNIT = 256
+#: A run has at most this many tasks over a probe set, so that ten thousand shards do not make ten thousand tasks.
+MAX_TASKS = 64
+#: Rows of a shard group are this, doubled until there is a group per task, or a group has `MAX_ROWS`.
+ROWS_UNIT, MAX_ROWS = 256, 16_384
+#: Bytes of the largest Zarr shard, as float32: what a task holds of an array while it fills one.
+MAX_SHARD_BYTES = 1 << 28
 
 
 def rows_per_group(num_images: int) -> int:
     """Rows of a shard group: a function of the probe set alone, so that every engine writes the same shards."""
-    return ROWS_UNIT * max(1, -(-num_images // (MAX_GROUPS * ROWS_UNIT)))
+    rows = ROWS_UNIT
+    while rows * MAX_TASKS < num_images and 2 * rows <= MAX_ROWS:
+        rows *= 2
+    return rows
+
+
+def rows_per_shard(num_images: int, columns: int) -> int:
+    """Rows of a Zarr shard of an array `[num_images, columns]`: a shard group, or where it is wide a part of one."""
+    rows = rows_per_group(num_images)
+    while 4 * rows * columns > MAX_SHARD_BYTES and rows % 2 == 0:
+        rows //= 2
+    return rows
 
 
 def groups(num_images: int) -> list[Rows]:
     """All shard groups of a probe set, in order."""
-    step = rows_per_group(num_images)
-    return [Rows(start, min(start + step, num_images)) for start in range(0, num_images, step)]
+    return steps(Rows(0, num_images), rows_per_group(num_images))
+
+
+def steps(rows: Rows, step: int) -> list[Rows]:
+    """A range of rows in steps of so many, the last of what is left."""
+    return [Rows(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
+
+
+def in_tasks(items: Sequence[Item]) -> list[tuple[Item, ...]]:
+    """Items in order, a share of neighbours for each of at most `MAX_TASKS` tasks."""
+    step = max(1, -(-len(items) // MAX_TASKS))
+    return [tuple(items[start : start + step]) for start in range(0, len(items), step)]

@@ -23,7 +23,8 @@ from tasks import sample
 from tasks.dissection import concepts as lists
 from tasks.dissection.concepts import ConceptList
 from tasks.dissection.errors import ConceptError
-from tasks.models.clip import load_clip
+from tasks.models.clip import PlacedClip, load_clip
+from tasks.models.devices import Placement, held_device, placed
 from tasks.precomputed import Floats, file_digest, read_npy
 from tasks.spec import EmbedSpec
 
@@ -84,7 +85,7 @@ def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
         identity = {"precomputed": file_digest(spec.concept_embeddings), "texts": listed}
     else:
         assert spec.clip is not None  # the spec has one of both
-        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+        clip = load_clip(spec.clip, spec.clip_checkpoint)
         identity = {key: value for key, value in clip.identity.items() if key != "preprocess"}
     digest = digest_of(identity)
     return ConceptEmbeddingsRef(Store.at(spec.store).concepts(digest), digest)
@@ -119,10 +120,12 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
         vectors = _precomputed(spec, texts)
     else:
         assert spec.clip is not None
-        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
         batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
         filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
-        vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
+        source = load_clip(spec.clip, spec.clip_checkpoint)
+        with held_device(spec.device) as device:
+            clip = placed(PlacedClip, source, Placement.of(spec, device))
+            vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     write_parquet(ref.folder, f"{block}.parquet", table)

@@ -195,9 +195,9 @@ def plan_labels(probe: ProbeRef, spec: LabelSpec) -> LabelPlan:
     embeddings, activations = embeddings_of(probe, spec), activations_of(probe, spec)
     concepts, listed = concept_embeddings_of(spec), concept_list(spec)
     wanted = [rows.name for rows in groups(probe.num_images)]
-    _require(wanted, embeddings.store.embeddings_done(embeddings.digest).done(), "image embeddings", "embed")
+    _require(wanted, embeddings.done().done(), "image embeddings", "embed")
     for layer in activations.layouts:
-        done = activations.store.activations_done(activations.digest, layer).done()
+        done = activations.done(layer).done()
         _require(wanted, done, f"activations of layer {layer}", "record")
     identity: Identity = {
         "version": VERSION,

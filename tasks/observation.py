@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
-import torch
+import zarr
 
 from storage import arrays
-from storage.completion import Rows, groups, rows_per_group
+from storage.completion import Completion, Rows, groups, in_tasks, rows_per_shard
 from storage.identity import Identity, digest_of
 from storage.layout import Store
 from tasks import summaries
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
 from tasks.dissection.layouts import Layout
-from tasks.models.clip import load_clip
-from tasks.models.devices import device_lock
+from tasks.dissection.summary import SummaryName
+from tasks.models.clip import load_clip, num_dimensions
+from tasks.models.devices import held_device
 from tasks.models.preprocess import image_shape
-from tasks.models.targets import load_target
+from tasks.models.targets import Recorded, load_target
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
-from tasks.spec import EmbedSpec, RecordSpec
+from tasks.spec import EmbedSpec, LabelSpec, RecordSpec
 
 #: The array of image embeddings in its Zarr group.
 EMBEDDINGS = "embeddings"
 #: Names of the axes of the arrays, for xarray.
 EMBEDDING_AXES = "image", "embedding"
-#: Raised by one when recordings made before lack something, or may be wrong. 2: top images and statistics of every
-#: shard group. 3: layouts from two sizes of image, tokens before the patches.
-RECORDING_VERSION = 3
+#: Raised by one when embeddings or activations stored before lack something, or may be wrong. 2: top images and
+#: statistics of every shard group. 3: layouts from two sizes of image, tokens before the patches. 4: shard groups of
+#: other sizes.
+RECORDING_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -39,29 +43,53 @@ class EmbeddingsRef:
     identity: Identity = field(hash=False)
     num_dimensions: int
 
+    def group(self) -> zarr.Group:
+        """The Zarr group of the array."""
+        return arrays.open_group(self.store.embeddings(self.digest), self.identity)
+
+    def done(self) -> Completion:
+        """Markers of the shard groups."""
+        return self.store.embeddings_done(self.digest)
+
 
 @dataclass(frozen=True)
 class ActivationsRef:
-    """Activations `[I, N]` per layer of a probe set, finished or not."""
+    """Activations `[I, N]` per layer of a probe set by one summary function, finished or not."""
 
     store: Store
     digest: str
     identity: Identity = field(hash=False)
+    summary: SummaryName
+    #: What is kept of them: all, by data type, or the top images alone.
+    kept: Literal["float32", "float16", "top"]
     #: Layers in the order asked for, with where their outputs keep the neurons.
     layouts: dict[str, Layout] = field(hash=False)
     num_neurons: dict[str, int] = field(hash=False)
 
+    def group(self) -> zarr.Group:
+        """The Zarr group of activations, an array per layer."""
+        return arrays.open_group(self.store.activations(self.digest), self.identity)
+
+    def summaries(self) -> zarr.Group:
+        """The Zarr group of top images and statistics, a group per layer."""
+        return arrays.open_group(self.store.summaries(self.digest), self.identity)
+
+    def done(self, layer: str) -> Completion:
+        """Markers of a layer's shard groups."""
+        return self.store.activations_done(self.digest, layer)
+
 
 @dataclass(frozen=True)
 class Missing:
-    """What a shard group still lacks: the work of one task."""
+    """What a shard group still lacks."""
 
     rows: Rows
     embeddings: bool
-    layers: tuple[str, ...]
+    activations: tuple[Recorded, ...]
 
     def __str__(self) -> str:
-        return f"{self.rows}: {', '.join(('embeddings',) * self.embeddings + self.layers)}"
+        layers = dict.fromkeys(layer for _, layer in self.activations)
+        return f"{self.rows}: {', '.join(('embeddings',) * self.embeddings + tuple(layers))}"
 
 
 @dataclass(frozen=True)
@@ -72,8 +100,43 @@ class ObservationPlan:
     embed: EmbedSpec | None
     record: RecordSpec | None
     embeddings: EmbeddingsRef | None
-    activations: ActivationsRef | None
+    #: By summary function.
+    activations: dict[SummaryName, ActivationsRef] = field(hash=False)
     missing: tuple[Missing, ...]
+
+    @property
+    def spec(self) -> EmbedSpec | RecordSpec:
+        """Where and how the work is done."""
+        spec = self.record or self.embed
+        assert spec is not None
+        return spec
+
+    @property
+    def work(self) -> list[ObservationWork]:
+        """The missing shard groups by tasks: a bounded number of these, however many the groups are."""
+        return [ObservationWork(missing) for missing in in_tasks(self.missing)]
+
+    @property
+    def embeds_by_clip(self) -> bool:
+        """Whether embedding takes the images, not a file."""
+        return self.embed is not None and self.embed.image_embeddings is None
+
+
+@dataclass(frozen=True)
+class ObservationWork:
+    """Shard groups that one task observes."""
+
+    missing: tuple[Missing, ...]
+
+    @property
+    def num_images(self) -> int:
+        """Images to read."""
+        return sum(len(one.rows) for one in self.missing)
+
+    def __str__(self) -> str:
+        if len(self.missing) == 1:
+            return str(self.missing[0])
+        return f"images {self.missing[0].rows.start}-{self.missing[-1].rows.stop - 1}"
 
 
 def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpec | None) -> ObservationPlan:
@@ -82,42 +145,56 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     Makes the arrays. Raises what is wrong with models, layers and files before any image is read.
     """
     embeddings = embeddings_of(probe, embed) if embed else None
-    activations = activations_of(probe, record) if record else None
-    embedded = frozenset[str]()
+    activations = recordings_of(probe, record) if record else {}
     if embed and embed.image_embeddings:
         ImageEmbeddingsFile.at(embed.image_embeddings).rows(probe.index()["path"].tolist(), Rows(0, 0))
-    if embeddings:
-        group = arrays.open_group(embeddings.store.embeddings(embeddings.digest), embeddings.identity)
-        shape = probe.num_images, embeddings.num_dimensions
-        attributes = {"what": "unit image embeddings"}
-        arrays.create_rows(group, EMBEDDINGS, shape, rows_per_group(probe.num_images), EMBEDDING_AXES, attributes)
-        embedded = embeddings.store.embeddings_done(embeddings.digest).done()
-    recorded_groups: dict[str, frozenset[str]] = {}
-    if activations:
-        group = arrays.open_group(activations.store.activations(activations.digest), activations.identity)
-        kept = arrays.open_group(activations.store.summaries(activations.digest), activations.identity)
-        for layer, num_neurons in activations.num_neurons.items():
-            attributes = {
-                "layer": layer,
-                "layout": str(activations.layouts[layer]),
-                "fill": "NaN: not recorded; -inf: the activation was not finite, and is ignored",
-            }
-            # Of its own name: xarray opens a group only where axes of one name have one length.
-            axes = "image", f"neuron of {layer}"
-            shape = probe.num_images, num_neurons
-            arrays.create_rows(group, layer, shape, rows_per_group(probe.num_images), axes, attributes)
-            summaries.create(kept, layer, probe.num_images, num_neurons)
-            recorded_groups[layer] = activations.store.activations_done(activations.digest, layer).done()
+    embedded = _embedded(probe, embeddings) if embeddings else frozenset()
+    done = {(of.summary, layer): _recorded(probe, of, layer) for of in activations.values() for layer in of.layouts}
     lacking = (
         Missing(
             rows,
             embeddings is not None and rows.name not in embedded,
-            tuple(layer for layer, done in recorded_groups.items() if rows.name not in done),
+            tuple(name for name, names in done.items() if rows.name not in names),
         )
         for rows in groups(probe.num_images)
     )
-    missing = tuple(work for work in lacking if work.embeddings or work.layers)
+    missing = tuple(one for one in lacking if one.embeddings or one.activations)
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
+
+
+def _embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
+    """Names of the shard groups that have embeddings. Makes their array."""
+    arrays.create_rows(
+        of.group(),
+        EMBEDDINGS,
+        (probe.num_images, of.num_dimensions),
+        rows_per_shard(probe.num_images, of.num_dimensions),
+        EMBEDDING_AXES,
+        {"what": "unit image embeddings"},
+    )
+    return of.done().done()
+
+
+def _recorded(probe: ProbeRef, of: ActivationsRef, layer: str) -> frozenset[str]:
+    """Names of the shard groups that have activations of a layer. Makes its arrays."""
+    num_images, num_neurons = probe.num_images, of.num_neurons[layer]
+    summaries.create(of.summaries(), layer, num_images, num_neurons)
+    if of.kept != "top":
+        arrays.create_rows(
+            of.group(),
+            layer,
+            (num_images, num_neurons),
+            rows_per_shard(num_images, num_neurons),
+            # Of its own name: xarray opens a group only where axes of one name have one length.
+            ("image", f"neuron of {layer}"),
+            {
+                "layer": layer,
+                "layout": str(of.layouts[layer]),
+                "fill": "NaN: not recorded; -inf: the activation was not finite, and is ignored",
+            },
+            dtype=of.kept,
+        )
+    return of.done(layer).done()
 
 
 def embeddings_of(probe: ProbeRef, spec: EmbedSpec) -> EmbeddingsRef:
@@ -125,35 +202,55 @@ def embeddings_of(probe: ProbeRef, spec: EmbedSpec) -> EmbeddingsRef:
     store = Store.at(spec.store)
     if spec.image_embeddings:
         file = ImageEmbeddingsFile.at(spec.image_embeddings)
-        identity = {"probe": probe.digest, "precomputed": file.digest()}
+        identity: Identity = {"version": RECORDING_VERSION, "probe": probe.digest, "precomputed": file.digest()}
         return EmbeddingsRef(store, digest_of(identity), identity, file.num_dimensions())
     assert spec.clip is not None  # the spec has one of both
-    clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
-    identity = {"probe": probe.digest, "precision": "float32", **clip.identity}
-    num_dimensions = clip.embed_images(torch.zeros(1, *image_shape(clip.preprocess))).shape[1]
-    return EmbeddingsRef(store, digest_of(identity), identity, num_dimensions)
-
-
-def activations_of(probe: ProbeRef, spec: RecordSpec) -> ActivationsRef:
-    """The reference of a probe set's activations; layers are no part of the identity, so that more can be added."""
-    target = load_target(spec.target, spec.checkpoint, spec.device)
-    traced = traced_layers(spec)
-    identity: Identity = {
+    clip = load_clip(spec.clip, spec.clip_checkpoint)
+    identity = {
         "version": RECORDING_VERSION,
         "probe": probe.digest,
-        "precision": "float32",
-        "summary": spec.summary,
-        **target.identity,
+        "precision": spec.precision,
+        **clip.identity,
     }
+    return EmbeddingsRef(store, digest_of(identity), identity, num_dimensions(clip))
+
+
+def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, ActivationsRef]:
+    """The references of a probe set's activations, by summary function.
+
+    Layers are no part of the identity, so that more can be added.
+    """
+    target, traced = load_target(spec.target, spec.checkpoint), traced_layers(spec)
     layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
     num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
-    return ActivationsRef(Store.at(spec.store), digest_of(identity), identity, layouts, num_neurons)
+    recordings: dict[SummaryName, ActivationsRef] = {}
+    for summary in spec.summary:
+        identity: Identity = {
+            "version": RECORDING_VERSION,
+            "probe": probe.digest,
+            "precision": spec.precision,
+            "summary": summary,
+            "kept": spec.activations,
+            **target.identity,
+        }
+        recordings[summary] = ActivationsRef(
+            Store.at(spec.store), digest_of(identity), identity, summary, spec.activations, layouts, num_neurons
+        )
+    return recordings
+
+
+def activations_of(probe: ProbeRef, spec: LabelSpec) -> ActivationsRef:
+    """The reference of the activations that labels are made of: labels have one summary function."""
+    [recording] = recordings_of(probe, spec).values()
+    return recording
 
 
 def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
     """The layers of a spec, each recordable, in the order asked for. Raises `LayerError`, `UnknownNameError`."""
-    target = load_target(spec.target, spec.checkpoint, spec.device)
-    layers = resolve(target.model, spec.layers)
-    with device_lock(target.device):
+    target = load_target(spec.target, spec.checkpoint)
+    layers: Iterable[str] = resolve(target.model, spec.layers)
+    with held_device("cpu"):
         traced = trace(target.model, image_shape(target.preprocess))
-    return {name: traced[name] for name in recordable(traced, layers, spec.summary)}
+    for summary in spec.summary:
+        layers = recordable(traced, layers, summary)
+    return {name: traced[name] for name in layers}

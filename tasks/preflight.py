@@ -8,7 +8,8 @@ from storage.errors import EmbeddingsError, SourceError
 from storage.files import is_local
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
-from tasks.models.clip import load_clip
+from tasks.models.clip import load_clip, num_dimensions
+from tasks.models.devices import choose_devices
 from tasks.observation import traced_layers
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
 from tasks.spec import DissectSpec
@@ -32,8 +33,7 @@ def preflight(spec: DissectSpec) -> None:
     concept_embeddings_of(spec)
     if spec.image_embeddings:
         ImageEmbeddingsFile.at(spec.image_embeddings).digest()
-    elif spec.clip:
-        load_clip(spec.clip, spec.clip_checkpoint, spec.device)
+    choose_devices(spec.device)
     _same_dimensions(spec)
 
 
@@ -42,8 +42,7 @@ def _same_dimensions(spec: DissectSpec) -> None:
     images = ImageEmbeddingsFile(spec.image_embeddings).num_dimensions() if spec.image_embeddings else None
     concepts = read_npy(spec.concept_embeddings).shape[1] if spec.concept_embeddings else None
     if spec.clip:
-        clip = load_clip(spec.clip, spec.clip_checkpoint, spec.device)
-        size = clip.embed_texts(["a"]).shape[1]
+        size = num_dimensions(load_clip(spec.clip, spec.clip_checkpoint))
         images, concepts = images or size, concepts or size
     if images != concepts:
         raise EmbeddingsError(

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.completion import Completion
 from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of, digest_of_bytes
@@ -24,6 +26,7 @@ from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.page import REPORT, write_report
+from tasks.passes import Pass
 from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
 from tasks.spec import DissectSpec, Tau
@@ -67,8 +70,11 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
 
 
 @task(task_run_name="publish tables and report", cache_policy=NO_CACHE)
-def publish(plan: PublishPlan) -> None:
-    """Writes tables, report and spec, then `run.json`, which names them all with their digests."""
+def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
+    """Writes tables, report and spec, then `run.json`, which names them all with their digests.
+
+    `passes` are those that the run made over the images; they stand in `run.json`.
+    """
     started = time.perf_counter()
     layers = list(plan.labels.activations.layouts)
     labels = pd.concat([plan.labels.labels(layer) for layer in layers], ignore_index=True)
@@ -86,6 +92,7 @@ def publish(plan: PublishPlan) -> None:
     plan.out.write(SPEC, yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_defaults=True)).encode())
     run = _run(plan, layers, labels)
     write_report(plan.out, run, labels, top_images, rejects)
+    run["passes"] = [one.as_row() for one in passes]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
     run["files"] = {name: _sha256(plan.out.read(name)) for name in FILES}
     plan.out.write_json(RUN, run)
@@ -200,7 +207,7 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
 def _ignored(plan: PublishPlan, layer: str, num_activations: int) -> str:
     """Says which images gave NaN or infinite activations."""
     of = plan.labels.activations
-    markers = of.store.activations_done(of.digest, layer)
+    markers = of.done(layer)
     rows = [row for name in sorted(markers.done()) for row in markers.facts(name)["ignored"]["images"]]
     paths = plan.labels.probe.index()["path"].iloc[rows[:3]].tolist()
     return (
@@ -213,17 +220,25 @@ def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str,
     """Seconds of work by stage, summed over tasks, from the markers: a resumed run counts what it found."""
     of = plan.labels
 
-    markers = [of.store.embeddings_done(of.embeddings.digest)]
-    markers += [of.store.activations_done(of.activations.digest, layer) for layer in layers]
-    facts = [[marker.facts(name) for name in sorted(marker.done())] for marker in markers]
+    embedded = _spent([of.embeddings.done()])
+    recorded = _spent([of.activations.done(layer) for layer in layers])
     seconds = {
         "shard": of.probe.folder.read_json(MANIFEST)["seconds"],
-        "decode": sum(one["decode"] for group in facts for one in group),
-        "embed": sum(one["seconds"] for one in facts[0]),
-        "record": sum(one["seconds"] for group in facts[1:] for one in group),
+        **{stage: embedded[stage] + recorded[stage] for stage in ("reading", "decoding", "writing")},
+        "embedding": embedded["inferring"],
+        "recording": recorded["inferring"],
         "label": sum(one["seconds"] for one in done.values()),
     }
     return {stage: round(value, 3) for stage, value in seconds.items()}
+
+
+def _spent(markers: Sequence[Completion]) -> Counter[str]:
+    """Seconds that shard groups took, by what they went into."""
+    seconds: Counter[str] = Counter()
+    for of in markers:
+        for name in sorted(of.done()):
+            seconds.update(of.facts(name)["seconds"])
+    return seconds
 
 
 def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:

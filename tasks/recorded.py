@@ -25,7 +25,7 @@ def top_images(ref: ActivationsRef, num_images: int, layer: str, k: int, neurons
     """
     if k > summaries.TOP_IMAGES_RECORDED:
         return _top_images_of_activations(ref, num_images, layer, k, neurons)
-    group = arrays.open_group(ref.store.summaries(ref.digest), ref.identity)
+    group = ref.summaries()
     first, last, _ = neurons.indices(ref.num_neurons[layer])
     blocks = []
     for start in range(first, last, summaries.COLUMNS_PER_CHUNK):
@@ -52,7 +52,7 @@ def _top_images_of_activations(ref: ActivationsRef, num_images: int, layer: str,
 
 def statistics(ref: ActivationsRef, num_images: int, layer: str, neurons: slice = ALL) -> Statistics:
     """Statistics of a layer's neurons over all images. Raises `ArrayError` where what was recorded is damaged."""
-    group = arrays.open_group(ref.store.summaries(ref.digest), ref.identity)
+    group = ref.summaries()
     return reduce(Statistics.merge, summaries.read_statistics(group, layer, num_images, neurons))
 
 
@@ -63,9 +63,9 @@ def activations(
 
     Raises `ArrayError` where they are damaged or lost.
     """
-    group = arrays.open_group(ref.store.activations(ref.digest), ref.identity)
+    group = ref.group()
     for rows in groups(num_images):
-        yield rows, torch.from_numpy(arrays.read_finished_rows(group, layer, rows, neurons))
+        yield rows, torch.from_numpy(arrays.read_finished_rows(group, layer, rows, neurons)).float()
 
 
 def embeddings(ref: EmbeddingsRef, num_images: int, wanted: Tensor | None = None) -> Iterator[Tensor]:
@@ -73,7 +73,7 @@ def embeddings(ref: EmbeddingsRef, num_images: int, wanted: Tensor | None = None
 
     A group with no wanted row is not read. Raises `ArrayError` where they are damaged or lost.
     """
-    group = arrays.open_group(ref.store.embeddings(ref.digest), ref.identity)
+    group = ref.group()
     wanted = torch.arange(num_images) if wanted is None else wanted
     for rows in groups(num_images):
         here = wanted[(wanted >= rows.start) & (wanted < rows.stop)] - rows.start

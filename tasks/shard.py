@@ -13,7 +13,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.completion import MAX_GROUPS
+from storage.completion import Rows, in_tasks
 from storage.errors import IncompleteError, SourceError
 from storage.files import Folder
 from storage.identity import digest_of
@@ -48,6 +48,10 @@ class ProbeRef:
     def index(self) -> pd.DataFrame:
         """The index: a row per image, in row order."""
         return _index(self.folder, self.digest)
+
+    def rows(self, rows: Rows) -> pd.DataFrame:
+        """The index of some rows."""
+        return self.index().iloc[rows.start : rows.stop]
 
     def rejects(self) -> pd.DataFrame:
         """Refused inputs with their reasons."""
@@ -103,8 +107,7 @@ class ShardPlan:
     @property
     def work(self) -> list[ShardWork]:
         """The missing parts by tasks: a bounded number of these, however many the parts are."""
-        step = max(1, -(-len(self.missing) // MAX_GROUPS))
-        return [ShardWork(self.missing[start : start + step]) for start in range(0, len(self.missing), step)]
+        return [ShardWork(parts) for parts in in_tasks(self.missing)]
 
 
 def plan_shards(spec: ShardSpec) -> ShardPlan:

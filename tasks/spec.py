@@ -48,6 +48,11 @@ class Tau:
         raise ValueError(f"--tau {text!r} is neither a number nor null:QUANTILE with a quantile from 0 to below 1.")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+#: Top images of a neuron that are kept of every shard group, so that any 100 of all images are among them.
+TOP_IMAGES_RECORDED = 100
+
+
 class Group(BaseModel):
     """A group of parameters."""
 
@@ -64,8 +69,25 @@ class EngineSpec(Group):
         0, ge=0, description="Processes of a Dask cluster on this machine; 0 works with threads in this process."
     )
     dask_address: str | None = Field(None, description="Address of a running Dask scheduler, as tcp://host:8786.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
-    batch_size: int = Field(64, ge=1, description="Images in a forward pass.")
+    device: str = Field(
+        "auto",
+        description="auto (all GPUs, or the CPU), cpu, cuda, cuda:1, cuda:0,1 or mps; a task at a time on each.",
+    )
+    precision: Precision = Field(
+        "fp32",
+        description="Data type that networks compute in. What comes out of them is kept in float32.",
+    )
+    channels_last: bool = Field(
+        False,
+        description="Keep maps pixel by pixel in memory, with which GPUs convolve faster, most of all in half "
+        "precision. Some networks' own code does not take it.",
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Images in a forward pass; 256 on a GPU and 64 elsewhere where it is not given. Halved whenever "
+        "memory ends.",
+    )
     memory: float = Field(
         0.25,
         gt=0,
@@ -172,15 +194,22 @@ class TargetSpec(Group):
         description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A number in brackets is an "
         "index as in Python, [-1] the last.",
     )
-    summary: Literal["mean", "max", "class_token", "token_mean", "token_max"] = Field(
-        "mean",
+    summary: tuple[Literal["mean", "max", "class_token", "token_mean", "token_max"], ...] = Field(
+        ("mean",),
+        min_length=1,
         description="Summary function: how a map or a row of tokens becomes one activation. mean, max: of all pixels "
-        "or tokens; class_token: as the paper does with ViTs (A.5); token_mean, token_max: of the patches alone.",
+        "or tokens; class_token: as the paper does with ViTs (A.5); token_mean, token_max: of the patches alone. "
+        "`record` takes several, comma separated, in one pass.",
+    )
+    activations: Literal["float32", "float16", "top"] = Field(
+        "float32",
+        description="What is kept of activations: all of them, in float32 or half the space, or only each neuron's "
+        "top images, which soft_wpmi and wpmi need.",
     )
 
-    @field_validator("layers", mode="before")
+    @field_validator("layers", "summary", mode="before")
     @classmethod
-    def _layers_as_typed(cls, given: Any) -> Any:
+    def _names_as_typed(cls, given: Any) -> Any:
         # `layers: conv1,layer*` in a spec file means what it means on the command line.
         return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
 
@@ -285,6 +314,26 @@ class LabelSpec(SimilaritySpec, EmbedSpec, RecordSpec):
     """Embeddings and activations into labels per layer."""
 
     concepts: str = Field(description=ConceptSpec.model_fields["concepts"].description)
+
+    @model_validator(mode="after")
+    def _one_summary(self) -> Self:
+        if len(self.summary) > 1:
+            raise ValueError(
+                f"--summary {','.join(self.summary)}: labels are of one summary function. `clip-dissect record` "
+                "takes several in one pass; then label with each, and nothing is recorded again."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _activations_are_enough(self) -> Self:
+        needs = self.similarity not in ("soft_wpmi", "wpmi") or (self.top_k or 0) > TOP_IMAGES_RECORDED
+        if self.activations == "top" and needs:
+            with_k = f" with --top-k {self.top_k}" if self.top_k else ""
+            raise ValueError(
+                f"--similarity {self.similarity}{with_k} looks at more activations than the {TOP_IMAGES_RECORDED} "
+                "largest, which are all that --activations top is sure to keep. Use --activations float16 or float32."
+            )
+        return self
 
 
 class DissectSpec(OutputSpec, LabelSpec):

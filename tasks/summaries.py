@@ -7,7 +7,7 @@ images of each, `N` neurons.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import zarr
@@ -17,9 +17,8 @@ from storage import arrays
 from storage.completion import Rows, groups, rows_per_group
 from storage.layout import safe
 from tasks.dissection.streaming import Statistics, TopImages
+from tasks.spec import TOP_IMAGES_RECORDED as TOP_IMAGES_RECORDED
 
-#: Top images kept of a neuron and shard group. Any 100 of all images are among them.
-TOP_IMAGES_RECORDED = 100
 #: A shard group has few rows here, so that chunks as narrow as those of activations would be many small ones.
 COLUMNS_PER_CHUNK = 512
 
@@ -30,9 +29,7 @@ FIELDS = ("count", "minimum", "maximum", "total")
 def create(group: zarr.Group, layer: str, num_images: int, num_neurons: int) -> None:
     """Makes the arrays of a layer, each in the layer's own group: xarray wants one length for axes of one name."""
 
-    def array(
-        name: str, axis: str, length: int, dtype: Literal["float32", "float64", "int32"], what: str | list[str]
-    ) -> None:
+    def array(name: str, axis: str, length: int, dtype: arrays.DataType, what: str | list[str]) -> None:
         arrays.create_rows(
             group,
             _name(layer, name),
@@ -50,11 +47,26 @@ def create(group: zarr.Group, layer: str, num_images: int, num_neurons: int) -> 
     array(STATISTICS, "statistic", len(FIELDS), "float64", list(FIELDS))
 
 
-def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, activations: Tensor) -> None:
-    """Writes those of one shard group's activations `[rows, N]`."""
+@dataclass
+class Kept:
+    """Top images and statistics of a shard group, a block of its rows at a time."""
+
+    top: TopImages | None = None
+    statistics: Statistics | None = None
+
+    def add(self, activations: Tensor, first_row: int) -> None:
+        """Takes in a block of activations `[rows, N]`, the first of row `first_row` of the probe set."""
+        top, of = TopImages.of(activations, TOP_IMAGES_RECORDED, first_row), Statistics.of(activations)
+        self.top = self.top.merge(top, k=TOP_IMAGES_RECORDED) if self.top else top
+        self.statistics = self.statistics.merge(of) if self.statistics else of
+
+
+def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, kept: Kept) -> None:
+    """Writes what is kept of one shard group."""
     number = rows.start // rows_per_group(num_images)
     at = Rows(number, number + 1)
-    top, of = TopImages.of(activations, TOP_IMAGES_RECORDED, rows.start), Statistics.of(activations)
+    top, of = kept.top, kept.statistics
+    assert top is not None and of is not None  # a shard group has an image
     _, k, num_neurons = arrays.shape(group, _name(layer, TOP_ROWS))
     absent = k - top.num_images, num_neurons
     values = torch.cat([top.values, torch.full(absent, torch.nan)])  # [K, N]
@@ -87,3 +99,8 @@ def read_statistics(group: zarr.Group, layer: str, num_images: int, neurons: sli
 
 def _name(layer: str, array: str) -> str:
     return f"{safe(layer)}/{array}"
+
+
+def bytes_per_neuron(num_images: int) -> int:
+    """What is kept of a neuron and shard group takes at most."""
+    return 8 * min(TOP_IMAGES_RECORDED, rows_per_group(num_images)) + 8 * len(FIELDS)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
+from prefect.logging import get_run_logger
 
 
 class Observer(Protocol):
@@ -24,6 +25,9 @@ class Observer(Protocol):
 
     def finished(self, stage: str, seconds: float) -> None:
         """The stage has ended, well or not."""
+
+    def noted(self, text: str) -> None:
+        """Something about the run that its user should know."""
 
 
 _observers: list[Observer] = []
@@ -44,10 +48,17 @@ def observed_by(observer: Observer) -> Iterator[None]:
         _observers.remove(observer)
 
 
+def note(text: str) -> None:
+    """Tells observers, and the log of the flow run."""
+    get_run_logger().info(text)
+    for observer in _observers:
+        observer.noted(text)
+
+
 def follow(
     stage: str, work: Sequence[tuple[PrefectFuture[Any], int]], *, total: int | None = None, unit: str = "images"
-) -> None:
-    """Waits for submitted tasks, telling observers and Prefect of each that ends.
+) -> list[Any]:
+    """Waits for submitted tasks, telling observers and Prefect of each that ends; returns what they returned.
 
     `work` pairs each future with how many units it does; `total` counts those done before as well. All tasks are
     waited for, so that what can be finished is; then the first failure is raised.
@@ -57,7 +68,7 @@ def follow(
     to_do = sum(amounts.values())
     total = to_do if total is None else total
     if total == 0 and not amounts:
-        return  # a stage that this run has not
+        return []  # a stage that this run has not
     started = told = time.perf_counter()
     done = total - to_do
     for observer in _observers:
@@ -77,8 +88,7 @@ def follow(
     finally:
         for observer in _observers:
             observer.finished(stage, time.perf_counter() - started)
-    for future in amounts:
-        future.result()  # raises what the task raised
+    return [future.result() for future in amounts]  # raises what a task raised
 
 
 def slug(text: str) -> str:

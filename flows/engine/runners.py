@@ -8,17 +8,18 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from tasks.models.devices import choose_devices
 from tasks.spec import EngineSpec
 
-#: Two tasks at a time: one decodes its images while the other has the device.
-THREADS = 2
+#: Tasks at a time for each device: one decodes its first images while the other has the device.
+TASKS_PER_DEVICE = 2
 
 
 @contextmanager
 def task_runner(spec: EngineSpec) -> Iterator[TaskRunner[Any]]:
     """The task runner that a spec asks for; a local Dask cluster lives as long as the `with`."""
     if not spec.workers and not spec.dask_address:
-        yield ThreadPoolTaskRunner(max_workers=THREADS)
+        yield ThreadPoolTaskRunner(max_workers=TASKS_PER_DEVICE * len(choose_devices(spec.device)))
         return
     from prefect_dask import DaskTaskRunner  # in here: it takes a second to import
 

@@ -55,6 +55,10 @@ class TerminalProgress:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], advance=amount, rate=at.rate)
 
+    def noted(self, text: str) -> None:
+        """Prints it, on a line of its own."""
+        self.console.print(f"{'':<17} {text}", highlight=False)
+
     def finished(self, stage: str, seconds: float) -> None:
         """Puts a line in the bar's place: what was done now, and what before."""
         if self._bar:

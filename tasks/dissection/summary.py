@@ -38,9 +38,14 @@ def _positions(output: Tensor, axes: Axes) -> Tensor:
     return output.transpose(0, 1) if axes is Axes.TOKENS_FIRST else output
 
 
+def _mean_of(positions: Tensor) -> Tensor:
+    # A mean rounded to half precision would tie thousands of images.
+    return positions.mean(1, dtype=torch.promote_types(positions.dtype, torch.float32))
+
+
 def _mean(positions: Tensor, layout: Layout, name: str) -> Tensor:
     del layout, name
-    return positions.mean(1)
+    return _mean_of(positions)
 
 
 def _max(positions: Tensor, layout: Layout, name: str) -> Tensor:
@@ -63,7 +68,7 @@ def _class_token(positions: Tensor, layout: Layout, name: str) -> Tensor:
 
 
 def _token_mean(positions: Tensor, layout: Layout, name: str) -> Tensor:
-    return _patches(positions, layout, name, "token_mean").mean(1)
+    return _mean_of(_patches(positions, layout, name, "token_mean"))
 
 
 def _token_max(positions: Tensor, layout: Layout, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -14,46 +15,69 @@ from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
 from tasks.models.checkpoints import digest_of_weights
-from tasks.models.devices import choose_device, device_lock
+from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP model ready to embed."""
+    """A CLIP model on the CPU, in float32 and evaluation mode."""
 
+    name: str
     model: Any
     preprocess: Preprocess
     tokenize: Any
-    device: torch.device
     #: What its embeddings depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
 
-    @torch.inference_mode()
-    def embed_images(self, batch: Tensor) -> Tensor:
-        """Unit embeddings `[B, D]` float32, on the CPU, of preprocessed images `[B, 3, H, W]`."""
-        with device_lock(self.device):
-            return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1).cpu()
+
+class PlacedClip:
+    """A CLIP model ready to embed on a device that the caller holds. Texts are embedded in float32 everywhere."""
+
+    def __init__(self, clip: Clip, placement: Placement) -> None:
+        self._source, self._placement = clip, placement
+        self._model: Any = Placement(placement.device).place(clip.model)
+        if placement != Placement(placement.device):
+            self._model = copy.copy(self._model)
+            self._model._modules = self._model._modules | {"visual": placement.place(clip.model.visual)}
+        self._batches = Batches(f"CLIP model {clip.name}", placement)
+
+    def stands_for(self, source: Clip, placement: Placement) -> bool:
+        """Whether it is just this."""
+        return source is self._source and placement == self._placement
+
+    def embed_images(self, images: Tensor, batch_size: int = IMAGES_PER_PASS["cpu"]) -> Tensor:
+        """Unit embeddings `[I, D]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches."""
+
+        def forward(batch: Tensor) -> dict[str, Tensor]:
+            features = self._model.encode_image(self._placement.inputs(batch))
+            return {"embeddings": F.normalize(features.float(), dim=1)}
+
+        return self._batches.run(forward, images, batch_size)["embeddings"]
 
     @torch.inference_mode()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Unit embeddings `[B, D]` float32, on the CPU, of texts."""
-        with device_lock(self.device):
-            return F.normalize(self.model.encode_text(self.tokenize(texts).to(self.device)).float(), dim=1).cpu()
+        tokens = self._source.tokenize(texts).to(self._placement.device)
+        return F.normalize(self._model.encode_text(tokens).float(), dim=1).cpu()
 
 
 @cache
-def load_clip(name: str, checkpoint: str | None, device: str) -> Clip:
+def load_clip(name: str, checkpoint: str | None) -> Clip:
     """Loads a CLIP model once per process. Raises `ModelError`."""
     import open_clip
 
     model, preprocess = create_clip(name, checkpoint)
-    where = choose_device(device)
-    model = model.eval().requires_grad_(False).to(where)
+    model = model.eval().requires_grad_(False)
     identity = {"clip": _configuration(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
-    return Clip(model, preprocess, open_clip.get_tokenizer(_architecture(name)), where, identity)
+    return Clip(name, model, preprocess, open_clip.get_tokenizer(_architecture(name)), identity)
+
+
+def num_dimensions(clip: Clip) -> int:
+    """`D`, the length of a model's embeddings."""
+    return PlacedClip(clip, Placement(torch.device("cpu"))).embed_texts(["a"]).shape[1]
 
 
 def _configuration(name: str) -> str:

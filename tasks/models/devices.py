@@ -1,36 +1,220 @@
-"""Which device works, and one forward pass at a time on it."""
+"""Which devices work, one task at a time on each, and how networks compute there."""
 
 from __future__ import annotations
 
+import copy
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor, nn
 
-from tasks.models.errors import ModelError
+from tasks.models.errors import ModelError, first_lines
+from tasks.spec import EngineSpec, Precision
+
+#: Data types of networks by precision.
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: Images in a forward pass where the user does not say: a GPU is full with so many, and a CPU long before.
+IMAGES_PER_PASS = {"cuda": 256, "mps": 64, "cpu": 64}
+
+#: How long a task sleeps before it asks again whether a device is free.
+SECONDS_BETWEEN_ASKING = 0.02
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda`, `cuda:1`, `mps`. Raises `ModelError` where it is not there."""
+def choose_devices(wanted: str) -> tuple[torch.device, ...]:
+    """The devices for `auto` (all GPUs, or the CPU), `cpu`, `cuda` (all of them), `cuda:1`, `cuda:0,1`, `mps`.
+
+    Raises `ModelError` where one is not there.
+    """
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise ModelError(f"There is no device {wanted!r}. Use auto, cpu, cuda, cuda:1 or mps.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"There is no device {wanted}: this machine shows {torch.cuda.device_count()} CUDA devices.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
+        wanted = "cuda" if num_cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, colon, numbers = wanted.partition(":")
+    indices = numbers.split(",") if colon else []
+    if kind not in ("cpu", "cuda", "mps") or (colon and kind != "cuda") or not all(map(str.isdecimal, indices)):
+        raise ModelError(f"There is no device {wanted!r}. Use auto, cpu, cuda, cuda:1, cuda:0,1 or mps.")
+    if kind == "cuda":
+        chosen = sorted({int(index) for index in indices} if colon else range(num_cuda))
+        if not chosen or chosen[-1] >= num_cuda:
+            raise ModelError(f"There is no device {wanted}: this machine shows {num_cuda} CUDA devices.")
+        return tuple(torch.device("cuda", index) for index in chosen)
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError("There is no device mps on this machine.")
-    return device
+    return (torch.device(kind),)
+
+
+@contextmanager
+def held_device(wanted: str) -> Iterator[torch.device]:
+    """The first of the wanted devices that is free, which nobody else has inside the `with`.
+
+    Two tasks on one device would share its memory and gain nothing, and the hooks of two recordings would meet in
+    one model. A GPU is held among all processes of the machine, another device among the threads of this one.
+    """
+    devices = choose_devices(wanted)
+    while True:
+        for device in devices:
+            with _held_if_free(device) as is_ours:
+                if is_ours:
+                    yield device
+                    return
+        time.sleep(SECONDS_BETWEEN_ASKING)
+
+
+@contextmanager
+def _held_if_free(device: torch.device) -> Iterator[bool]:
+    # Not functools.cache: it would give two threads that ask first, at once, a lock each.
+    lock = _locks.setdefault(device, Lock())
+    if not lock.acquire(blocking=False):
+        yield False
+        return
+    try:
+        if device.type != "cuda":
+            yield True
+            return
+        with _lock_file(device).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it even after kill -9
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+    finally:
+        lock.release()
 
 
 _locks: dict[torch.device, Lock] = {}
 
 
-def device_lock(device: torch.device) -> Lock:
-    """Held around each forward pass: two on one device would share its memory and gain nothing, and the hooks
-    of two recordings would meet in one model."""
-    # Not functools.cache: it would give two threads that ask first, at once, a lock each.
-    return _locks.setdefault(device, Lock())
+def _lock_file(device: torch.device) -> Path:
+    """One for each GPU and user, by its UUID: processes may see GPUs under other numbers (CUDA_VISIBLE_DEVICES)."""
+    uuid = torch.cuda.get_device_properties(device).uuid
+    return Path(tempfile.gettempdir()) / f"clip-dissect-{os.getuid()}-{uuid}.lock"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a network computes."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+    #: Maps are kept pixel by pixel, which convolutions of GPUs are fastest with.
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, spec: EngineSpec, device: torch.device) -> Placement:
+        """What a spec asks for, on a device."""
+        return cls(device, spec.precision, spec.channels_last)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A network of the CPU in float32 as it is used here: itself where nothing is to be changed, else a copy."""
+        if self.device.type == "cuda" and self.precision == "fp32":
+            # TensorFloat-32 keeps 10 bits of 23, and results would depend on the batch size beyond the fifth digit.
+            torch.backends.cudnn.allow_tf32 = False
+        if self == Placement(torch.device("cpu")):
+            return model
+        placed = copy.deepcopy(model)
+        if self.precision != "fp32":
+            placed = placed.to(DTYPES[self.precision])
+        if self.channels_last:
+            # Not .to(memory_format=...), which refuses the five-dimensional weights of video networks.
+            for module in placed.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)
+        return placed.to(self.device)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Preprocessed images `[B, 3, H, W]` as the network here takes them."""
+        images = images.to(self.device, DTYPES[self.precision], non_blocking=True)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+
+class Placed(Protocol):
+    """A model on a device."""
+
+    def __init__(self, source: Any, placement: Placement) -> None: ...
+
+    def stands_for(self, source: Any, placement: Placement) -> bool:
+        """Whether it is just this."""
+
+
+PlacedT = TypeVar("PlacedT", bound=Placed)
+_placed: dict[tuple[type[Placed], torch.device], Any] = {}
+
+
+def placed(kind: type[PlacedT], source: Any, placement: Placement) -> PlacedT:
+    """A model on a device that the caller holds, put there once; it takes the place of another of its kind."""
+    key = kind, placement.device
+    found: PlacedT | None = _placed.get(key)
+    if found is None or not found.stands_for(source, placement):
+        found = None
+        _placed.pop(key, None)  # its memory is free before the next one takes some
+        found = _placed[key] = kind(source, placement)
+    return found
+
+
+class Batches:
+    """Forward passes of a placed network, as many images at a time as fit: halved where memory ends, tried again."""
+
+    def __init__(self, what: str, placement: Placement) -> None:
+        self.what, self.placement = what, placement
+        #: The largest batch that may fit.
+        self.largest = sys.maxsize
+
+    @torch.inference_mode()
+    def run(self, forward: Callable[[Tensor], dict[Any, Tensor]], images: Tensor, size: int) -> dict[Any, Tensor]:
+        """What `forward` gives for preprocessed images `[B, 3, H, W]`, by name: each `[B, N]` float32 on the CPU.
+
+        A pass always has `size` images, or as many as fit, the last one repeated where there are fewer: a short batch
+        may be multiplied in another order, and by the number of threads, so that last digits would differ from one
+        engine to another.
+        Raises `ModelError` where one image alone does not fit, or the network does not run in this precision.
+        """
+        parts: list[dict[Any, Tensor]] = []
+        start = 0
+        while start < len(images):
+            fitting = min(size, self.largest)
+            part = images[start : start + fitting]
+            short = fitting - len(part)
+            filled = torch.cat([part, part[-1:].expand(short, *part.shape[1:])]) if short else part
+            try:
+                out = {name: value[: len(part)].float().cpu() for name, value in forward(filled).items()}
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                self._make_room(fitting, images, error)
+                continue
+            parts.append(out)
+            start += len(part)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _make_room(self, size: int, images: Tensor, error: RuntimeError) -> None:
+        """Halves the batches where `error` is of too little memory, and raises what it is where not."""
+        if not _is_out_of_memory(error):
+            if self.placement.precision == "fp32":
+                raise error
+            raise ModelError(
+                f"The {self.what} does not run in {self.placement.precision} ({first_lines(error)}). "
+                "Use --precision fp32."
+            ) from error
+        if size == 1:
+            raise ModelError(
+                f"One image of shape {list(images.shape[1:])} alone is too much for the memory of "
+                f"{self.placement.device} with the {self.what} ({first_lines(error)}). Use --precision bf16, fewer "
+                "layers, or another --device."
+            ) from error
+        self.largest = -(-size // 2)
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator and MPS say it in a RuntimeError of no kind of its own.
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said

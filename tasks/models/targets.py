@@ -6,6 +6,8 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from tasks.dissection.errors import UnknownNameError
+from tasks.dissection.hooks import recorded
+from tasks.dissection.layouts import Layout
+from tasks.dissection.summary import SummaryName
 from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint, unwrapped
-from tasks.models.devices import choose_device
+from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
 from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
@@ -25,19 +30,59 @@ from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, s
 RANDOM = "random"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A network ready to record: in evaluation mode, on its device."""
+#: Names activations: summary function and layer.
+Recorded = tuple[SummaryName, str]
 
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A network to dissect, on the CPU, in float32 and evaluation mode."""
+
+    name: str
     model: nn.Module
     preprocess: Preprocess
-    device: torch.device
     #: What its activations depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
 
 
+class PlacedTarget:
+    """A network ready to record on a device that the caller holds."""
+
+    def __init__(self, target: Target, placement: Placement) -> None:
+        self._source, self._placement = target, placement
+        self._model = placement.place(target.model)
+        self._batches = Batches(f"network {target.name}", placement)
+
+    def stands_for(self, source: Target, placement: Placement) -> bool:
+        """Whether it is just this."""
+        return source is self._source and placement == self._placement
+
+    def record(
+        self,
+        layouts: Mapping[SummaryName, Mapping[str, Layout]],
+        images: Tensor,
+        batch_size: int = IMAGES_PER_PASS["cpu"],
+    ) -> dict[Recorded, Tensor]:
+        """Activations `[I, N]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches.
+
+        They are named by summary function and layer, as are the `layouts` of what to record. Raises `LayerError`,
+        `ModelError`.
+        """
+
+        def forward(batch: Tensor) -> dict[Recorded, Tensor]:
+            with ExitStack() as hooks:
+                found = {
+                    summary: hooks.enter_context(recorded(self._model, of, summary))
+                    for summary, of in layouts.items()
+                }
+                self._model(self._placement.inputs(batch))
+                return {(summary, layer): out for summary, of in found.items() for layer, out in of.items()}
+
+        return self._batches.run(forward, images, batch_size)
+
+
 @cache
-def load_target(name: str, checkpoint: str | None, device: str) -> Target:
+def load_target(name: str, checkpoint: str | None) -> Target:
     """Loads a network once per process.
 
     `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function` or
@@ -62,14 +107,13 @@ def load_target(name: str, checkpoint: str | None, device: str) -> Target:
         model, preprocess, source = _from_function(kind, rest)
     if weights is not None and checkpoint is not None:
         load_into(model, weights, checkpoint)
-    where = choose_device(device)
-    model = model.eval().requires_grad_(False).to(where)
+    model = model.eval().requires_grad_(False).cpu()
     identity = {
         "architecture": hashlib.sha256(_architecture(model).encode()).hexdigest() + source,
         "weights": digest_of_weights(model),
         "preprocess": describe(preprocess),
     }
-    return Target(model, preprocess, where, identity)
+    return Target(name, model, preprocess, identity)
 
 
 def _architecture(model: nn.Module) -> str:

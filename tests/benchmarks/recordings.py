@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from storage import arrays
-from storage.completion import Rows, groups, rows_per_group
+from storage.completion import Rows, groups, rows_per_shard, steps
 from storage.files import Folder
 from storage.layout import Store, safe
 from tasks import summaries
@@ -48,7 +48,9 @@ def planned(folder: Path, num_images: int, num_neurons: int, num_concepts: int, 
     )
     store, identity = Store.at(spec.store), {"synthetic": num_images}
     embeddings = EmbeddingsRef(store, "embeddings", identity, DIMENSIONS)
-    of = ActivationsRef(store, "activations", identity, {LAYER: Layout(Axes.VECTOR)}, {LAYER: num_neurons})
+    of = ActivationsRef(
+        store, "activations", identity, "max", "top", {LAYER: Layout(Axes.VECTOR)}, {LAYER: num_neurons}
+    )
     ref = concept_embeddings_of(spec)
     embed_concepts.fn(ref, spec, 0)
     probe = ProbeRef(Folder.at(str(folder)), "probe", num_images, 0, 0)
@@ -60,13 +62,16 @@ def write(plan: LabelPlan) -> None:
     embeddings, of, num_images = plan.embeddings, plan.activations, plan.probe.num_images
     num_neurons, generator = of.num_neurons[LAYER], torch.Generator().manual_seed(0)
     images = arrays.open_group(of.store.embeddings(embeddings.digest), embeddings.identity)
-    step = rows_per_group(num_images)
+    step = rows_per_shard(num_images, DIMENSIONS)
     arrays.create_rows(images, EMBEDDINGS, (num_images, DIMENSIONS), step, EMBEDDING_AXES, {})
     group = arrays.open_group(of.store.summaries(of.digest), of.identity)
     summaries.create(group, LAYER, num_images, num_neurons)
     for number, rows in enumerate(groups(num_images)):
         vectors = unit(torch.randn(len(rows), DIMENSIONS, generator=generator))
-        arrays.write_rows(images, EMBEDDINGS, rows, vectors.numpy())
+        for part in steps(rows, step):
+            arrays.write_rows(
+                images, EMBEDDINGS, part, vectors[part.start - rows.start : part.stop - rows.start].numpy()
+            )
         k = min(summaries.TOP_IMAGES_RECORDED, len(rows))
         # The largest of many exponential variables: -log of uniform ones, falling.
         values = -torch.rand(k, num_neurons, generator=generator).log_().neg_().log_()

@@ -18,6 +18,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.done: dict[str, int] = {}
+        self.notes: list[str] = []
 
     def started(self, stage: str, total: int, done: int, unit: str) -> None:
         self.done[stage] = 0
@@ -27,6 +28,9 @@ class Counting:
 
     def finished(self, stage: str, seconds: float) -> None:
         pass
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def parameters(folder: Path, images: Path, embeddings: tuple[Path, Path, Path]) -> dict[str, Any]:

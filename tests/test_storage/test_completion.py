@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.completion import MAX_GROUPS, ROWS_UNIT, Completion, Rows, groups, rows_per_group
+from storage.completion import (
+    MAX_ROWS,
+    MAX_SHARD_BYTES,
+    MAX_TASKS,
+    ROWS_UNIT,
+    Completion,
+    Rows,
+    groups,
+    in_tasks,
+    rows_per_group,
+    rows_per_shard,
+)
 from storage.files import Folder
 
 some_images = st.integers(1, 3_000_000)
@@ -26,9 +37,26 @@ def test_groups_cover_every_row_once_in_order(num_images: int) -> None:
 @given(some_images)
 def test_groups_are_aligned_and_of_bounded_number(num_images: int) -> None:
     found, step = groups(num_images), rows_per_group(num_images)
-    assert len(found) <= MAX_GROUPS
-    assert step % ROWS_UNIT == 0
+    assert len(found) <= MAX_TASKS or step == MAX_ROWS
+    assert step % ROWS_UNIT == 0 and step <= MAX_ROWS
     assert all(len(rows) == step for rows in found[:-1])
+
+
+@given(some_images, st.integers(1, 1_000_000))
+def test_a_zarr_shard_is_a_part_of_a_group_that_a_task_can_hold(num_images: int, columns: int) -> None:
+    rows = rows_per_shard(num_images, columns)
+    assert rows_per_group(num_images) % rows == 0
+    assert 4 * rows * columns <= MAX_SHARD_BYTES
+    if rows < rows_per_group(num_images):
+        assert 8 * rows * columns > MAX_SHARD_BYTES
+
+
+@given(st.integers(0, 100_000))
+def test_tasks_share_all_items_in_order(num_items: int) -> None:
+    found = in_tasks(range(num_items))
+    assert [item for share in found for item in share] == list(range(num_items))
+    assert len(found) <= MAX_TASKS
+    assert all(found)
 
 
 @given(some_images)

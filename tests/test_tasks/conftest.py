@@ -19,9 +19,10 @@ from storage.completion import Rows
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels
-from tasks.models.clip import load_clip
+from tasks.models.clip import Clip, PlacedClip, load_clip
+from tasks.models.devices import Placement
 from tasks.models.targets import load_target
-from tasks.observation import EMBEDDINGS, ObservationPlan, plan_observation
+from tasks.observation import EMBEDDINGS, ActivationsRef, ObservationPlan, plan_observation
 from tasks.observe import observe
 from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
@@ -95,7 +96,7 @@ def shard(spec: ShardSpec) -> ProbeRef:
 
 def observed(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpec | None) -> ObservationPlan:
     plan = plan_observation(probe, embed, record)
-    for work in plan.missing:
+    for work in plan.work:
         observe.fn(plan, work)
     return plan
 
@@ -122,20 +123,27 @@ def label_layer(plan: LabelPlan, layer: str) -> None:
     join_labels.fn(plan, layer)
 
 
+def recording(plan: ObservationPlan) -> ActivationsRef:
+    """The one recording of a plan with one summary function."""
+    [of] = plan.activations.values()
+    return of
+
+
 def activations(plan: ObservationPlan, layer: str) -> np.ndarray[Any, Any]:
     """What is stored of a layer, `[I, N]`."""
-    of = plan.activations
-    assert of is not None
-    group = arrays.open_group(of.store.activations(of.digest), of.identity)
-    return arrays.read_rows(group, layer, Rows(0, plan.probe.num_images))
+    return arrays.read_rows(recording(plan).group(), layer, Rows(0, plan.probe.num_images))
 
 
 def image_embeddings(plan: ObservationPlan) -> np.ndarray[Any, Any]:
     """The stored image embeddings, `[I, D]`."""
     of = plan.embeddings
     assert of is not None
-    group = arrays.open_group(of.store.embeddings(of.digest), of.identity)
-    return arrays.read_rows(group, EMBEDDINGS, Rows(0, plan.probe.num_images))
+    return arrays.read_rows(of.group(), EMBEDDINGS, Rows(0, plan.probe.num_images))
+
+
+def on_cpu(clip: Clip) -> PlacedClip:
+    """A CLIP model ready to embed."""
+    return PlacedClip(clip, Placement(torch.device("cpu")))
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from tasks.dissection.errors import UnknownNameError
 from tasks.models.clip import Clip, load_clip
 from tasks.models.errors import CheckpointError, ModelError
-from tests.test_tasks.conftest import TinyClip, make_clip
+from tests.test_tasks.conftest import TinyClip, make_clip, on_cpu
 
 
 def load(files: TinyClip) -> Clip:
     """As a fresh process would."""
     load_clip.cache_clear()
-    return load_clip(str(files.config), str(files.checkpoint), "cpu")
+    return load_clip(str(files.config), str(files.checkpoint))
 
 
 def test_a_config_and_a_checkpoint_make_the_model_whose_weights_they_are(tiny_clip: TinyClip) -> None:
@@ -33,7 +33,7 @@ def test_a_config_and_a_checkpoint_make_the_model_whose_weights_they_are(tiny_cl
 def test_embeddings_are_unit_vectors_and_those_of_open_clip(tiny_clip: TinyClip) -> None:
     clip = load(tiny_clip)
     images = torch.stack([clip.preprocess(Image.new("RGB", (30, 20), colour)) for colour in ("red", "green", "blue")])
-    embedded, texts = clip.embed_images(images), clip.embed_texts(["a red square", "blue"])
+    embedded, texts = on_cpu(clip).embed_images(images), on_cpu(clip).embed_texts(["a red square", "blue"])
     assert (embedded.shape, embedded.dtype, texts.shape) == ((3, 8), torch.float32, (2, 8))
     assert torch.allclose(embedded.norm(dim=1), torch.ones(3))
     assert torch.allclose(texts.norm(dim=1), torch.ones(2))
@@ -45,7 +45,7 @@ def test_embeddings_are_unit_vectors_and_those_of_open_clip(tiny_clip: TinyClip)
 
 
 def test_a_text_of_any_length_is_embedded(tiny_clip: TinyClip) -> None:
-    assert load(tiny_clip).embed_texts(["word " * 500, ""]).isfinite().all()
+    assert on_cpu(load(tiny_clip)).embed_texts(["word " * 500, ""]).isfinite().all()
 
 
 def test_the_identity_is_that_of_content_not_of_place(tiny_clip: TinyClip, tmp_path: Path) -> None:
@@ -60,39 +60,39 @@ def test_another_architecture_for_the_same_weights_is_another_model(tiny_clip: T
     # One head of 16 and two of 8 have the same tensors and give other embeddings.
     before = load(tiny_clip)
     image = before.preprocess(Image.new("RGB", (30, 20), "red"))[None]
-    embedded = before.embed_images(image)
+    embedded = on_cpu(before).embed_images(image)
     other = make_clip(tmp_path / "other", head_width=16)
     other.checkpoint.write_bytes(tiny_clip.checkpoint.read_bytes())
     after = load(other)
-    assert not torch.allclose(after.embed_images(image), embedded)
+    assert not torch.allclose(on_cpu(after).embed_images(image), embedded)
     assert after.identity != before.identity
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "config"])
 def test_a_model_without_weights_is_refused_not_made_random(name: str, tiny_clip: TinyClip) -> None:
     with pytest.raises(ModelError, match=r"needs weights.*--clip-checkpoint FILE"):
-        load_clip(str(tiny_clip.config) if name == "config" else name, None, "cpu")
+        load_clip(str(tiny_clip.config) if name == "config" else name, None)
 
 
 def test_missing_weights_are_answered_with_those_there_are() -> None:
     with pytest.raises(ModelError, match=r"--clip ViT-B-32/\w+"):
-        load_clip("ViT-B-32", None, "cpu")
+        load_clip("ViT-B-32", None)
 
 
 def test_an_unknown_model_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"'ViT-B32'.*Nearest: .*ViT-B-32"):
-        load_clip("ViT-B32/openai", None, "cpu")
+        load_clip("ViT-B32/openai", None)
 
 
 def test_unknown_weights_are_answered_with_those_there_are() -> None:
     with pytest.raises(ModelError, match=r"opnai.*openai") as caught:
-        load_clip("ViT-B-32/opnai", None, "cpu")
+        load_clip("ViT-B-32/opnai", None)
     assert "network" not in str(caught.value)
 
 
 def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"There is no model config .*nowhere\.json"):
-        load_clip(str(tmp_path / "nowhere.json"), None, "cpu")
+        load_clip(str(tmp_path / "nowhere.json"), None)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"embed_dim": 8}'])
@@ -100,12 +100,12 @@ def test_a_config_that_describes_no_model_is_named(content: str, tiny_clip: Tiny
     config = tmp_path / "no-model.json"
     config.write_text(content)
     with pytest.raises(ModelError, match="no-model"):
-        load_clip(str(config), str(tiny_clip.checkpoint), "cpu")
+        load_clip(str(config), str(tiny_clip.checkpoint))
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tiny_clip: TinyClip) -> None:
     with pytest.raises(CheckpointError, match=r"There is no CLIP checkpoint file nowhere\.pt"):
-        load_clip(str(tiny_clip.config), "nowhere.pt", "cpu")
+        load_clip(str(tiny_clip.config), "nowhere.pt")
 
 
 def without_one(weights: dict[str, Any]) -> None:
@@ -143,6 +143,6 @@ def test_a_folder_of_config_and_weights_is_a_model(tiny_clip: TinyClip, tmp_path
     content = {"model_cfg": json.loads(tiny_clip.config.read_text()), "preprocess_cfg": {}}
     (folder / "open_clip_config.json").write_text(json.dumps(content))
     (folder / "open_clip_model.safetensors").write_bytes(tiny_clip.checkpoint.read_bytes())
-    clip = load_clip(f"local-dir:{folder}", None, "cpu")
+    clip = load_clip(f"local-dir:{folder}", None)
     assert clip.identity["weights"] == load(tiny_clip).identity["weights"]
-    assert clip.embed_texts(["red"]).shape == (1, 8)
+    assert on_cpu(clip).embed_texts(["red"]).shape == (1, 8)

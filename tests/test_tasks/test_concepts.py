@@ -21,7 +21,7 @@ from tasks.concepts import (
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import load_clip
 from tasks.spec import DissectSpec
-from tests.test_tasks.conftest import Bench, TinyClip
+from tests.test_tasks.conftest import Bench, TinyClip, on_cpu
 
 
 def embedded(spec: DissectSpec) -> np.ndarray[Any, Any]:
@@ -40,8 +40,8 @@ def test_an_edited_list_embeds_only_its_new_lines(bench: Bench, tiny_clip: TinyC
     assert missing_texts(ref, spec) == ["mauve", "pink"]
     assert embed_concepts.fn(ref, spec, 2) == 2
     assert embed_concepts.fn(ref, spec, 0) == 0
-    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint), "cpu")
-    expected = clip.embed_texts(["mauve", "blue", "red", "pink"]).numpy()
+    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint))
+    expected = on_cpu(clip).embed_texts(["mauve", "blue", "red", "pink"]).numpy()
     assert np.allclose(read_concept_embeddings(ref, spec), expected, atol=1e-6)
 
 
@@ -49,8 +49,8 @@ def test_a_prompt_stands_around_every_concept(bench: Bench, tiny_clip: TinyClip)
     bare = bench.spec(concept_embeddings=None, **tiny_clip.options, image_embeddings=None)
     spec = bare.model_copy(update={"prompt": "a {} of {}"})
     assert missing_texts(concept_embeddings_of(spec), spec)[0] == "a red of red"
-    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint), "cpu")
-    expected = clip.embed_texts([f"a {name} of {name}" for name in ("red", "green", "blue", "grey")]).numpy()
+    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint))
+    expected = on_cpu(clip).embed_texts([f"a {name} of {name}" for name in ("red", "green", "blue", "grey")]).numpy()
     assert np.allclose(embedded(spec), expected, atol=1e-6)
     assert not np.allclose(embedded(bare), expected, atol=1e-3)
 

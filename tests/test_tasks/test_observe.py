@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from storage import arrays
 from storage.errors import EmbeddingsError, IdentityError, ShardError
+from tasks import feed, recorded, writing
 from tasks import images as decoding
-from tasks import observe as observing
-from tasks import recorded
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.models.clip import load_clip
@@ -26,7 +24,17 @@ from tasks.models.errors import ModelError
 from tasks.models.targets import load_target
 from tasks.observation import plan_observation
 from tasks.observe import observe
-from tests.test_tasks.conftest import Bench, TinyClip, activations, image_embeddings, make_clip, observed, shard
+from tests.test_tasks.conftest import (
+    Bench,
+    TinyClip,
+    activations,
+    image_embeddings,
+    make_clip,
+    observed,
+    on_cpu,
+    recording,
+    shard,
+)
 from tests.tiny_models import ColourNet, latents, to_tensor
 
 
@@ -71,10 +79,10 @@ def test_a_sparse_autoencoders_latents_are_recorded_as_any_layer(bench: Bench) -
 def test_embeddings_are_those_of_the_model(bench: Bench, tiny_clip: TinyClip) -> None:
     spec = bench.spec(image_embeddings=None, **tiny_clip.options)
     plan = observed(shard(spec), spec, None)
-    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint), "cpu")
+    clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint))
     files = sorted(bench.images.rglob("*.*"), key=lambda path: str(path.relative_to(bench.images)))
     batch = torch.stack([clip.preprocess(Image.open(file).convert("RGB")) for file in files])
-    assert np.allclose(image_embeddings(plan), clip.embed_images(batch).numpy(), atol=1e-5)
+    assert np.allclose(image_embeddings(plan), on_cpu(clip).embed_images(batch).numpy(), atol=1e-5)
 
 
 def test_precomputed_embeddings_are_stored_in_row_order(bench: Bench) -> None:
@@ -96,7 +104,7 @@ def test_a_second_run_finds_nothing_missing(bench: Bench) -> None:
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four shard groups of 16 images at most."""
     monkeypatch.setattr("storage.completion.ROWS_UNIT", 16)
-    monkeypatch.setattr("storage.completion.MAX_GROUPS", 4)
+    monkeypatch.setattr("storage.completion.MAX_TASKS", 4)
 
 
 @pytest.mark.usefixtures("_small_groups")
@@ -105,9 +113,9 @@ def test_a_stopped_run_goes_on_with_the_groups_that_are_missing(bench: Bench) ->
     probe = shard(spec)
     plan = plan_observation(probe, spec, spec)
     assert len(plan.missing) == 3
-    observe.fn(plan, plan.missing[1])
-    rest = plan_observation(probe, spec, spec).missing
-    assert rest == (plan.missing[0], plan.missing[2])
+    observe.fn(plan, plan.work[1])
+    rest = plan_observation(probe, spec, spec).work
+    assert rest == [plan.work[0], plan.work[2]]
     assert np.isnan(activations(plan, "head")[:16]).all()
     for work in rest:
         observe.fn(plan, work)
@@ -133,8 +141,8 @@ def test_a_new_layer_records_only_that_layer(bench: Bench) -> None:
     probe = shard(spec)
     before = activations(observed(probe, spec, spec), "head")
     plan = plan_observation(probe, spec, bench.spec(layers=("head", "conv")))
-    assert [(work.layers, work.embeddings) for work in plan.missing] == [(("conv",), False)]
-    observe.fn(plan, plan.missing[0])
+    assert [(one.activations, one.embeddings) for one in plan.missing] == [((("mean", "conv"),), False)]
+    observe.fn(plan, plan.work[0])
     assert np.array_equal(activations(plan, "head"), before)
     assert np.isfinite(activations(plan, "conv")).all()
 
@@ -144,14 +152,16 @@ def test_new_embeddings_record_no_layer_again(bench: Bench, tiny_clip: TinyClip)
     probe = shard(spec)
     observed(probe, spec, spec)
     other = bench.spec(image_embeddings=None, **tiny_clip.options)
-    assert [(work.layers, work.embeddings) for work in plan_observation(probe, other, other).missing] == [((), True)]
+    assert [(one.activations, one.embeddings) for one in plan_observation(probe, other, other).missing] == [
+        ((), True)
+    ]
 
 
 def test_an_image_is_decoded_once_for_both_models(
     bench: Bench, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    monkeypatch.setattr(observing, "decode", lambda data: decoded.append(1) or decoding.decode(data))
+    monkeypatch.setattr(feed, "decode", lambda data: decoded.append(1) or decoding.decode(data))
     spec = bench.spec(image_embeddings=None, **tiny_clip.options)
     plan = observed(shard(spec), spec, spec)
     assert len(decoded) == 48
@@ -162,7 +172,7 @@ def test_an_image_is_decoded_once_for_both_models(
 def test_precomputed_embeddings_decode_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = bench.spec()
     probe = shard(spec)
-    monkeypatch.setattr(observing, "decode", None)
+    monkeypatch.setattr(feed, "decode", None)
     assert np.isfinite(image_embeddings(observed(probe, spec, None))).all()
 
 
@@ -203,8 +213,7 @@ def uneven() -> tuple[nn.Module, Uneven]:
 
 def test_plain_xarray_opens_layers_of_different_widths(bench: Bench) -> None:
     spec = bench.spec(target=f"{__name__}:wide", layers=("a", "b"))
-    of = observed(shard(spec), None, spec).activations
-    assert of is not None
+    of = recording(observed(shard(spec), None, spec))
     with xarray.open_zarr(of.store.activations(of.digest), consolidated=False) as dataset:
         assert dataset["a"].shape == (48, 2)
         assert dataset["b"].shape == (48, 5)
@@ -248,9 +257,8 @@ def test_an_activation_that_is_not_finite_is_counted_listed_and_ignored_alone(
     monkeypatch.setattr(f"{__name__}.LIMIT", float(expected[reddest[-2:], 0].mean()))
     spec = bench.spec(target=f"{__name__}:overflowing", layers=("body", "body.conv"))
     plan = observed(shard(spec), None, spec)
-    of = plan.activations
-    assert of is not None
-    marker = {layer: of.store.activations_done(of.digest, layer) for layer in of.layouts}
+    of = recording(plan)
+    marker = {layer: of.done(layer) for layer in of.layouts}
     facts = {layer: marker[layer].facts(plan.missing[0].rows.name)["ignored"] for layer in of.layouts}
     assert facts["body"] == {"activations": 1, "images": [int(reddest[-1])]}
     assert facts["body.conv"] == {"activations": 0, "images": []}
@@ -265,12 +273,11 @@ def test_an_activation_that_is_not_finite_is_counted_listed_and_ignored_alone(
 def test_images_with_ignored_activations_are_rows_of_the_probe_set(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observing, "MOST_IGNORED_LISTED", 5)
+    monkeypatch.setattr(writing, "MOST_IGNORED_LISTED", 5)
     spec = bench.spec(target="tests.tiny_models:nans", layers=("body",))
     plan = observed(shard(spec), None, spec)
-    of = plan.activations
-    assert of is not None
-    ignored = of.store.activations_done(of.digest, "body").facts(plan.missing[0].rows.name)["ignored"]
+    of = recording(plan)
+    ignored = of.done("body").facts(plan.missing[0].rows.name)["ignored"]
     assert ignored == {"activations": 12 * 4, "images": [36, 37, 38, 39, 40]}
 
 
@@ -309,7 +316,7 @@ def test_keys_that_do_not_match_are_refused_before_any_image_is_decoded(
     keys.write_text(keys.read_text().replace("red/", "rot/"))
     spec = bench.spec()
     probe = shard(spec)
-    monkeypatch.setattr(observing, "decode", None)
+    monkeypatch.setattr(feed, "decode", None)
     with pytest.raises(EmbeddingsError, match=r"12 of 48 probe images have no row among the 48"):
         plan_observation(probe, spec, spec)
 
@@ -340,22 +347,20 @@ def test_an_unknown_layer_is_refused_when_planning(bench: Bench) -> None:
 def test_another_network_never_reuses_activations(bench: Bench, tmp_path: Path) -> None:
     spec = bench.spec()
     probe = shard(spec)
-    before = observed(probe, None, spec).activations
+    before = recording(observed(probe, None, spec))
     weights = ColourNet().state_dict()
     weights["head.weight"][0, 0] += 2**-20
     save_file(weights, tmp_path / "weights.safetensors")
     plan = plan_observation(probe, None, bench.spec(checkpoint=str(tmp_path / "weights.safetensors")))
-    assert before is not None and plan.activations is not None
-    assert plan.activations.digest != before.digest
+    assert recording(plan).digest != before.digest
     assert len(plan.missing) == 1
 
 
 def test_a_store_that_was_copied_together_by_hand_is_refused(bench: Bench) -> None:
     spec = bench.spec()
     probe = shard(spec)
-    of = observed(probe, None, spec).activations
-    assert of is not None
-    group: Any = arrays.open_group(of.store.activations(of.digest), of.identity)
+    of = recording(observed(probe, None, spec))
+    group: Any = of.group()
     group.attrs["identity"] = {**of.identity, "weights": "other"}
     with pytest.raises(IdentityError, match="weights: stored 'other'"):
         plan_observation(probe, None, spec)
@@ -373,14 +378,14 @@ def test_a_worker_that_outlived_a_change_of_checkpoint_records_the_network_plann
     def hold_older() -> None:
         load_target.cache_clear()
         save_file(older, checkpoint)
-        load_target(spec.target, spec.checkpoint, spec.device)
+        load_target(spec.target, spec.checkpoint)
 
     hold_older()
     with pytest.raises(ModelError, match=r"another network .* planned with .different: weights"):
-        observe.fn(plan, plan.missing[0])
+        observe.fn(plan, plan.work[0])
     hold_older()
     save_file(newer, checkpoint)
-    observe.fn(plan, plan.missing[0])
+    observe.fn(plan, plan.work[0])
     with torch.inference_mode():
         expected = 2 * ColourNet().conv(inputs(bench)).mean((2, 3)).numpy()
     assert np.allclose(activations(plan, "conv"), expected, atol=1e-6)
@@ -393,7 +398,7 @@ def test_a_worker_with_another_clip_is_refused(bench: Bench, tiny_clip: TinyClip
     tiny_clip.checkpoint.write_bytes(other.checkpoint.read_bytes())
     load_clip.cache_clear()
     with pytest.raises(ModelError, match=r"another CLIP model .* planned with"):
-        observe.fn(plan, plan.missing[0])
+        observe.fn(plan, plan.work[0])
     with pytest.raises(EmbeddingsError, match="than the run was planned with"):
         embed_concepts.fn(concepts, spec, 4)
 
@@ -403,4 +408,4 @@ def test_embeddings_that_change_during_a_run_are_refused(bench: Bench) -> None:
     plan = plan_observation(shard(spec), spec, None)
     np.save(bench.image_embeddings, np.load(bench.image_embeddings)[::-1])
     with pytest.raises(EmbeddingsError, match="changed since the run began"):
-        observe.fn(plan, plan.missing[0])
+        observe.fn(plan, plan.work[0])

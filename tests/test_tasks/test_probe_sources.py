@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from storage.completion import MAX_GROUPS, Rows
+from storage.completion import MAX_TASKS, Rows
 from storage.errors import ShardError, SourceError
 from storage.files import Folder
 from storage.shards import read_images
@@ -209,7 +209,7 @@ def test_many_parts_are_few_tasks_and_a_killed_one_goes_on_at_its_part(spec: Any
     for number in range(100):
         (images / f"{number:03d}.png").write_bytes(png(number))
     plan = plan_shards(spec(images, images_per_shard=1))
-    assert plan.num_parts == 148 and len(plan.work) <= MAX_GROUPS
+    assert plan.num_parts == 148 and len(plan.work) <= MAX_TASKS
     assert [part for work in plan.work for part in work.parts] == list(plan.missing)
     make_shards.fn(plan.packing, ShardWork(plan.work[0].parts[:2]))
     again = plan_shards(spec(images, images_per_shard=1))

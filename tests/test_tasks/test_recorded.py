@@ -13,7 +13,7 @@ import zarr
 from torch import Tensor
 
 from storage import arrays
-from storage.completion import groups, rows_per_group
+from storage.completion import groups, rows_per_shard, steps
 from storage.errors import ArrayError
 from storage.files import Folder
 from storage.layout import Store
@@ -28,9 +28,9 @@ LAYER = "blocks.0/a b"
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of 8 images or some more, of which 5 are kept; chunks of 3 neurons."""
-    monkeypatch.setattr("storage.completion.ROWS_UNIT", 8)
-    monkeypatch.setattr("storage.completion.MAX_GROUPS", 4)
+    """Groups of 12 images or twice as many, of which 5 are kept; chunks of 3 neurons."""
+    monkeypatch.setattr("storage.completion.ROWS_UNIT", 12)
+    monkeypatch.setattr("storage.completion.MAX_TASKS", 4)
     monkeypatch.setattr(summaries, "TOP_IMAGES_RECORDED", 5)
     monkeypatch.setattr(summaries, "COLUMNS_PER_CHUNK", 3)
 
@@ -48,15 +48,24 @@ def record(folder: Path, A: Tensor) -> ActivationsRef:
     """Writes activations as a recording does."""
     num_images, num_neurons = A.shape
     ref = ActivationsRef(
-        Store.at(str(folder / "store")), "d", {"a": "b"}, {LAYER: Layout(Axes.VECTOR)}, {LAYER: num_neurons}
+        Store.at(str(folder / "store")),
+        "d",
+        {"a": "b"},
+        "mean",
+        "float32",
+        {LAYER: Layout(Axes.VECTOR)},
+        {LAYER: num_neurons},
     )
     group = arrays.open_group(ref.store.activations(ref.digest), ref.identity)
     kept = arrays.open_group(ref.store.summaries(ref.digest), ref.identity)
-    arrays.create_rows(group, LAYER, tuple(A.shape), rows_per_group(num_images), ("image", "neuron"), {})
+    arrays.create_rows(group, LAYER, tuple(A.shape), rows_per_shard(num_images, num_neurons), ("image", "neuron"), {})
     summaries.create(kept, LAYER, num_images, num_neurons)
     for rows in groups(num_images):
         arrays.write_rows(group, LAYER, rows, A[rows.start : rows.stop].numpy())
-        summaries.write(kept, LAYER, num_images, rows, A[rows.start : rows.stop])
+        of_group = summaries.Kept()
+        for part in steps(rows, 3):
+            of_group.add(A[part.start : part.stop], part.start)
+        summaries.write(kept, LAYER, num_images, rows, of_group)
     return ref
 
 
@@ -100,7 +109,7 @@ def embedded(tmp_path: Path) -> Iterator[tuple[EmbeddingsRef, Tensor]]:
     E = torch.arange(231.0).reshape(77, 3)
     ref = EmbeddingsRef(Store.at(str(tmp_path / "store")), "e", {"a": "b"}, 3)
     group = arrays.open_group(ref.store.embeddings("e"), ref.identity)
-    arrays.create_rows(group, EMBEDDINGS, (77, 3), rows_per_group(77), ("image", "embedding"), {})
+    arrays.create_rows(group, EMBEDDINGS, (77, 3), rows_per_shard(77, 3), ("image", "embedding"), {})
     for rows in groups(77):
         arrays.write_rows(group, EMBEDDINGS, rows, E[rows.start : rows.stop].numpy())
     yield ref, E

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import socket
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,8 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.dissection.errors import UnknownNameError
-from tasks.models import devices
-from tasks.models.devices import choose_device
 from tasks.models.errors import CheckpointError, DownloadError, ModelError, UnknownModelError
 from tasks.models.targets import Target, load_target
 from tests.test_tasks.conftest import TinyClip
@@ -36,7 +32,7 @@ SHUFFLENET = "torchvision:shufflenet_v2_x0_5"
 def load(name: str, checkpoint: Path | None = None) -> Target:
     """As a fresh process would."""
     load_target.cache_clear()
-    return load_target(name, str(checkpoint) if checkpoint else None, "cpu")
+    return load_target(name, str(checkpoint) if checkpoint else None)
 
 
 def run(target: Target) -> tuple[int, ...]:
@@ -56,9 +52,7 @@ def test_a_network_with_random_weights_runs_and_is_always_the_same(name: str) ->
 
 
 def test_a_network_is_loaded_once_per_process() -> None:
-    assert load_target("tests.tiny_models:colours", None, "cpu") is load_target(
-        "tests.tiny_models:colours", None, "cpu"
-    )
+    assert load_target("tests.tiny_models:colours", None) is load_target("tests.tiny_models:colours", None)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -293,23 +287,3 @@ def test_without_a_network_the_way_out_is_a_file(
     assert "FILE" in message
     assert name.partition(":")[2].partition("/")[0] in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cuda:x"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(ModelError, match=f"There is no device .*{device}"):
-        choose_device(device)
-
-
-def test_threads_that_ask_for_a_device_at_once_share_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = torch.device("cpu", 7)  # nobody has asked for it yet
-    monkeypatch.setattr(devices, "_locks", {})
-
-    class SlowLock:
-        def __init__(self) -> None:
-            time.sleep(0.05)  # long enough for the other thread to ask too
-
-    monkeypatch.setattr(devices, "Lock", SlowLock)
-    with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(devices.device_lock, [device, device])
-    assert one is other

@@ -1,0 +1,185 @@
+"""Images on their way to the models: read, decoded and preprocessed ahead, once for all models that take them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from storage.completion import Rows, steps
+from storage.errors import ShardError
+from storage.shards import read_images
+from tasks.images import UndecodableError, decode
+from tasks.models.errors import ModelError
+from tasks.models.preprocess import Preprocess
+from tasks.shard import ProbeRef
+
+#: Batches being decoded while one waits to be taken: enough that all cores always have an image.
+BATCHES_AHEAD = 2
+#: How long a thread waits before it looks whether it is still wanted.
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A range of images and the models that take them."""
+
+    rows: Rows
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Preprocessed images of some rows: `[B, 3, H, W]` by model."""
+
+    rows: Rows
+    inputs: dict[str, Tensor]
+
+
+@dataclass
+class Clock:
+    """Seconds by what they went into, summed over threads."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """The time inside the `with` went into `what`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(what, time.perf_counter() - started)
+
+    def add(self, what: str, seconds: float) -> None:
+        """So many more seconds went into `what`."""
+        with self._lock:
+            self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+
+class Feed:
+    """Inside its `with`, gives batches in the order wanted, while those that follow are read and decoded.
+
+    Raises `ShardError` where images are not what the index says, `ModelError` where a preprocessing leaves images
+    of different shapes.
+    """
+
+    def __init__(
+        self,
+        probe: ProbeRef,
+        wanted: Sequence[Wanted],
+        preprocess: Mapping[str, Preprocess],
+        batch_size: int,
+        clock: Clock,
+        *,
+        pinned: bool = False,
+    ) -> None:
+        self._probe, self._wanted, self._preprocess, self._clock = probe, wanted, preprocess, clock
+        self._batch_size, self._pinned = batch_size, pinned
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
+        self._unwanted = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+
+    def __enter__(self) -> Feed:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._unwanted.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            with self._clock.timed("waiting"):
+                found = self._ready.get()
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+
+    def _work(self) -> None:
+        try:
+            decoding: deque[tuple[Wanted, list[Future[list[Tensor]]]]] = deque()
+            for wanted, images in self._read():
+                jobs = [_pool().submit(self._decoded, data, wanted.models) for data in images]
+                decoding.append((wanted, jobs))
+                if len(decoding) > BATCHES_AHEAD and not self._put(self._collated(*decoding.popleft())):
+                    return
+            while decoding:
+                if not self._put(self._collated(*decoding.popleft())):
+                    return
+            self._put(None)
+        except BaseException as error:  # whoever takes the batches is told
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException | None) -> bool:
+        """Whether it was taken before nobody wanted it any more."""
+        while not self._unwanted.is_set():
+            try:
+                self._ready.put(item, timeout=SECONDS_BETWEEN_LOOKS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _read(self) -> Iterator[tuple[Wanted, list[bytes]]]:
+        """Bytes of the images, a batch at a time."""
+        for wanted in self._wanted:
+            images = read_images(self._probe.folder, self._probe.rows(wanted.rows))
+            for rows in steps(wanted.rows, self._batch_size):
+                with self._clock.timed("reading"):
+                    batch = [data for _, (_, data) in zip(range(len(rows)), images, strict=False)]
+                yield Wanted(rows, wanted.models), batch
+
+    def _decoded(self, data: bytes, models: Sequence[str]) -> list[Tensor]:
+        """An image as each of the models takes it."""
+        if self._unwanted.is_set():
+            return []
+        with self._clock.timed("decoding"):
+            try:
+                image = decode(data)
+            except UndecodableError as error:
+                raise ShardError(
+                    f"An image that could be decoded when it was sharded now cannot: {error}."
+                ) from error
+            return [self._preprocess[model](image) for model in models]
+
+    def _collated(self, wanted: Wanted, jobs: Sequence[Future[list[Tensor]]]) -> Batch:
+        images = [job.result() for job in jobs]
+        inputs = {}
+        for number, model in enumerate(wanted.models):
+            inputs[model] = _stacked([image[number] for image in images])
+            if self._pinned:
+                inputs[model] = inputs[model].pin_memory()  # or the GPU would wait for the copy
+        return Batch(wanted.rows, inputs)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise ModelError(
+            f"The preprocessing gives inputs of {len(shapes)} shapes ({', '.join(map(str, sorted(shapes)[:3]))}), "
+            "and a batch has one. Let it resize or crop, or give images of one size."
+        )
+    return torch.stack(images)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that decode and preprocess: Pillow works outside the interpreter's lock for most of it."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")

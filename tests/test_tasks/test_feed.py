@@ -1,0 +1,117 @@
+"""Images on their way to the models: in order, each once, a few batches ahead, and errors to whoever takes them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+import pytest
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from storage.completion import Rows
+from storage.errors import ShardError
+from tasks import feed
+from tasks.feed import BATCHES_AHEAD, Batch, Clock, Feed, Wanted
+from tasks.images import decode
+from tasks.models.errors import ModelError
+from tasks.models.preprocess import Preprocess
+from tests.test_tasks.conftest import Bench, shard
+from tests.tiny_models import to_tensor
+
+BOTH = ("first", "second")
+
+
+def twice(image: Image) -> Tensor:
+    return 2 * to_tensor(image)
+
+
+def fed(bench: Bench, wanted: list[Wanted], size: int, preprocess: Mapping[str, Preprocess] | None = None) -> Feed:
+    probe = shard(bench.spec())
+    return Feed(probe, wanted, preprocess or {"first": to_tensor, "second": twice}, size, Clock())
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 48, 100])
+def test_batches_are_of_the_rows_wanted_in_order(bench: Bench, size: int) -> None:
+    wanted = [Wanted(Rows(0, 13), BOTH), Wanted(Rows(13, 20), ("second",)), Wanted(Rows(40, 48), ("first",))]
+    with fed(bench, [Wanted(Rows(0, 48), ("first",))], 48) as whole:
+        [everything] = [batch.inputs["first"] for batch in whole]
+    with fed(bench, wanted, size) as batches:
+        found: list[Batch] = list(batches)
+    rows = [row for batch in found for row in range(batch.rows.start, batch.rows.stop)]
+    assert rows == [*range(20), *range(40, 48)]
+    assert all(len(batch.rows) <= size for batch in found)
+    for batch in found:
+        of = everything[batch.rows.start : batch.rows.stop]
+        models = next(one.models for one in wanted if one.rows.start <= batch.rows.start < one.rows.stop)
+        assert tuple(batch.inputs) == models
+        assert all(torch.equal(batch.inputs[model], of if model == "first" else 2 * of) for model in models)
+
+
+def test_no_more_than_a_few_batches_are_decoded_ahead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(feed, "decode", lambda data: decoded.append(1) or decode(data))
+    with fed(bench, [Wanted(Rows(0, 48), ("first",))], 4) as batches:
+        taken = iter(batches)
+        next(taken)
+        until = time.monotonic() + 5
+        while len(decoded) < 4 * (BATCHES_AHEAD + 2) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)  # nothing more comes, however long nobody takes any
+        # One is taken, one waits, one is about to wait, and the others are being decoded.
+        assert 4 * (BATCHES_AHEAD + 2) <= len(decoded) <= 4 * (BATCHES_AHEAD + 3)
+        assert len(list(taken)) == 11
+    assert len(decoded) == 48
+
+
+def test_who_leaves_early_leaves_no_thread(bench: Bench) -> None:
+    with fed(bench, [Wanted(Rows(0, 48), ("first",))], 2) as batches:
+        next(iter(batches))
+    assert not [thread for thread in threading.enumerate() if thread.name == "feed"]
+
+
+def test_an_image_that_is_none_any_more_is_told_to_who_takes_the_batches(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.images import UndecodableError
+
+    def torn(data: bytes) -> Image:
+        raise UndecodableError("it is torn")
+
+    monkeypatch.setattr(feed, "decode", torn)
+    with (
+        pytest.raises(ShardError, match=r"decoded when it was sharded now cannot: it is torn"),
+        fed(bench, [Wanted(Rows(0, 48), ("first",))], 8) as batches,
+    ):
+        list(batches)
+
+
+def test_images_of_different_shapes_make_no_batch(bench: Bench) -> None:
+    shapes = iter(range(3, 100))
+
+    def uneven(image: Image) -> Tensor:
+        return torch.zeros(3, next(shapes), 4)
+
+    with (
+        pytest.raises(ModelError, match=r"inputs of 8 shapes .*Let it resize or crop"),
+        fed(bench, [Wanted(Rows(0, 48), ("first",))], 8, {"first": uneven}) as batches,
+    ):
+        list(batches)
+
+
+def test_the_clock_says_what_time_went_into(bench: Bench) -> None:
+    probe, clock = shard(bench.spec()), Clock()
+
+    def slow(image: Image) -> Tensor:
+        time.sleep(0.002)
+        return to_tensor(image)
+
+    with Feed(probe, [Wanted(Rows(0, 48), ("first",))], {"first": slow}, 8, clock) as batches:
+        for _ in batches:
+            with clock.timed("inferring"):
+                time.sleep(0.001)
+    assert clock.seconds["decoding"] >= 48 * 0.002
+    assert clock.seconds["inferring"] >= 6 * 0.001
+    assert {"reading", "waiting"} <= set(clock.seconds)
