@@ -120,7 +120,10 @@ class TarPass:
         """
         for found, content in self._members:
             if found == offset and content:
-                return content.read()
+                try:
+                    return content.read()
+                except tarfile.TarError as error:
+                    raise self._changed(f"the image at byte {offset:,}: {error}") from error
         raise self._changed(f"no image begins at byte {offset:,}")
 
     def finish(self, offsets: Sequence[int]) -> WrittenShard:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 
-import fsspec
 import pandas as pd
 
 from storage.completion import Completion
-from storage.errors import UnreadableError
-from storage.files import Folder
+from storage.errors import SourceError, UnreadableError
+from storage.files import Folder, is_local, split
 from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, WrittenShard, write_shard
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
@@ -22,6 +23,8 @@ from tasks.images import UndecodableError, as_jpeg, decode, file_format, reduced
 
 #: Columns of the index that are known when the whole part is packed, or all parts are.
 LATER = ("row", "shard", "offset")
+#: URLs of a part that are fetched at a time, and images that may be held before they are packed.
+FETCHED_AT_A_TIME, MAX_AHEAD = 8, 16
 #: What a marker and the manifest say of a shard, beside its name.
 FACTS = ("num_images", "num_samples", "num_bytes", "sha256")
 
@@ -93,18 +96,38 @@ def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:
 
 
 def _copied(packing: Packing, name: str, images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
-    members: list[ShardMember] = []
-    for image in images:
-        source = packing.sources[image.source]
-        assert isinstance(source, CopiedSource)  # no other lists images without an offset
-        member = entries.admit(image, partial(source.read, image.url))
-        members += [member] if member else []
-    return write_shard(packing.folder, f"shard-{name}.tar", members)
+    members = (entries.admit(image, read) for image, read in _reads(packing, images))
+    return write_shard(packing.folder, f"shard-{name}.tar", (member for member in members if member))
+
+
+def _reads(packing: Packing, images: Sequence[SourceImage]) -> Iterator[tuple[SourceImage, Callable[[], bytes]]]:
+    """Each image with what reads it, in order. What is at a URL is read ahead by threads, which mostly wait."""
+    ahead: deque[tuple[SourceImage, Callable[[], bytes]]] = deque()
+    pool = ThreadPoolExecutor(FETCHED_AT_A_TIME, thread_name_prefix="fetch")
+    try:
+        for image in images:
+            source = packing.sources[image.source]
+            assert isinstance(source, CopiedSource)  # no other lists images without an offset
+            read = partial(source.read, image.url)
+            ahead.append((image, read if image.reason or is_local(image.url) else pool.submit(read).result))
+            if len(ahead) == MAX_AHEAD:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # where packing fails, nobody wants the rest
 
 
 def _in_place(images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
     url, offsets = images[0].url, []
-    with fsspec.open(url, "rb") as file:
+    folder, name = split(url)
+    try:
+        opened = folder.open(name)
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{url} was listed and is not there any more. Put it back, or leave it out of --probe; then run again."
+        ) from error
+    with opened as file:
         tar = TarPass(url, file)
         for image in images:
             if entries.admit(image, partial(tar.member, image.offset)):

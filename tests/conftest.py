@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.web import Web, serving
+
 REPO = Path(__file__).resolve().parent.parent
 REAL = REPO.parent / "shared" / "real"
 
@@ -33,6 +35,15 @@ def prefect_api() -> Iterator[str]:
 
     with prefect_server() as url:
         yield url
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server on this machine; nobody waits long for it."""
+    monkeypatch.setattr("storage.sources.reading.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("storage.sources.reading.TIMEOUT", 0.4)
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture

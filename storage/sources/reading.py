@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
@@ -34,27 +34,42 @@ def read_file(url: str) -> bytes:
 
 
 def fetch(url: str) -> bytes:
-    """The bytes at a path or URL of a list; a URL is tried three times. Raises `UnreadableError`."""
+    """The bytes at a path or URL of a list. Raises `UnreadableError`.
+
+    A URL is tried three times, save where another try would fail too: what is not there, or is no URL.
+    """
     if is_local(url):
         return read_file(url)
     read = _get if url.startswith(("http://", "https://")) else read_file
     for pause in (*PAUSES, None):
         try:
             return read(url)
+        except UnreadableError:
+            raise
         except (OSError, HTTPException, ValueError) as error:
-            # What the server refuses it will refuse again, save for "too early", "too many" and the like.
-            for_good = isinstance(error, HTTPError) and 400 <= error.code < 500 and error.code not in (408, 425, 429)
-            if pause is None or for_good:
-                tries = "" if for_good else f" in {len(PAUSES) + 1} tries"
+            may_pass = _may_pass(error)
+            if pause is None or not may_pass:
+                tries = f" in {len(PAUSES) + 1} tries" if may_pass else ""
                 raise UnreadableError(f"cannot be fetched{tries}: {error}") from error
             time.sleep(pause)
     raise AssertionError  # the last try returns or raises
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, HTTPError):
+        # What a server refuses it will refuse again, save for "time-out", "too early" and "too many".
+        return error.code >= 500 or error.code in (408, 425, 429)
+    return not isinstance(error, ValueError | InvalidURL)
 
 
 def _get(url: str) -> bytes:
     # Not by fsspec, whose HTTP needs a package of its own that nothing else here does.
     parts = urlsplit(url)
     safe = urlunsplit(parts._replace(path=quote(parts.path, safe="/%:@!$&'()*+,;=~")))
-    with urlopen(Request(safe, headers={"User-Agent": "clip-dissect"}), timeout=TIMEOUT) as answer:
-        data: bytes = answer.read()
+    try:
+        with urlopen(Request(safe, headers={"User-Agent": "clip-dissect"}), timeout=TIMEOUT) as answer:
+            data: bytes = answer.read()
+    except HTTPError as error:
+        error.close()  # it is an open answer too
+        raise
     return data

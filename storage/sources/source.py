@@ -84,7 +84,10 @@ class CopiedSource(Source):
 
     @abstractmethod
     def read(self, url: str) -> bytes:
-        """The bytes of an image. Raises `UnreadableError` where this image alone is to be refused."""
+        """The bytes of an image. Raises `UnreadableError` where this image alone is to be refused.
+
+        What is at a URL (`is_local` is false of it) is read by several threads.
+        """
 
 
 def image_ending(path: str) -> str:

@@ -16,7 +16,9 @@ from flows.__main__ import cli
 from tasks.models.errors import ModelError
 from tasks.preflight import preflight
 from tasks.spec import DissectSpec
+from tests.test_tasks.test_images import gif_that_claims
 from tests.tiny_models import ColourNet
+from tests.web import Web
 
 Clip = Callable[..., Result]
 
@@ -112,28 +114,33 @@ def test_bad_images_are_refused_counted_and_listed(clip_dissect: Clip, images: P
     (images / "red" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (images / "red" / "empty.jpg").write_bytes(b"")
     (images / "red" / "words.jpg").write_text("hello")
+    (images / "red" / "bomb.gif").write_bytes(gif_that_claims(60_000, 60_000, disposal=2))
     result = clip_dissect()
     assert result.exit_code == 0, result.output
-    assert "3 files were refused" in result.output
+    assert "4 files were refused" in result.output
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
-    assert rejects["path"].tolist() == ["red/cut.png", "red/empty.jpg", "red/words.jpg"]
+    assert rejects["path"].tolist() == ["red/bomb.gif", "red/cut.png", "red/empty.jpg", "red/words.jpg"]
     assert rejects["reason"].str.len().gt(5).all()
 
 
 def test_rows_of_a_list_that_fail_are_refused_counted_and_listed(
-    clip_dissect: Clip, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_dissect: Clip, images: Path, tmp_path: Path, web: Web
 ) -> None:
-    monkeypatch.setattr("storage.sources.reading.PAUSES", (0.0, 0.0))
     good = sorted(str(path.relative_to(images)) for path in images.rglob("*.*"))
-    bad = ["nowhere.png", "http://127.0.0.1:9/x.png", good[0]]
+    web.files["a.png"] = (images / "red" / "01.png").read_bytes()
+    urls = [f"{web.url}/{path}" for path in ("404/9/a.png", "500/9/a.png", "hang/9/a.png")]
+    bad = ["nowhere.png", "http://127.0.0.1:9/x.png", *urls, good[0]]
     (images / "list.csv").write_text("\n".join(["path", *good, *bad]) + "\n")
     result = clip_dissect(probe=images / "list.csv")
     assert result.exit_code == 0, result.output
-    assert "3 files were refused" in result.output
+    assert "6 files were refused" in result.output
     rejects = pd.read_parquet(tmp_path / "out" / "rejects.parquet")
     assert rejects["path"].tolist() == bad
     assert [reason.split(":")[0] for reason in rejects["reason"]] == [
         "cannot be read",
+        "cannot be fetched in 3 tries",
+        "cannot be fetched",
+        "cannot be fetched in 3 tries",
         "cannot be fetched in 3 tries",
         "another image of the source has this path",
     ]

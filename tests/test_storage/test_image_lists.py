@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -17,6 +14,7 @@ from storage.sources.image_list import ImageList
 from storage.sources.joined import joined
 from storage.sources.reading import fetch
 from storage.sources.source import SourceImage
+from tests.web import Web
 
 
 def listed(folder: Folder, text: str, name: str = "list.csv") -> list[SourceImage]:
@@ -86,57 +84,60 @@ def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
         list(ImageList("x.parquet").images())
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers `/200`, `/404`, `/flaky` at the third time, and `/list.csv`."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        flaky = 200 if len(self.asked) > 2 else 503
-        status = {"/flaky": flaky, "/list.csv": 200}.get(self.path) or int(self.path.strip("/"))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(b"path\n200\n" if self.path == "/list.csv" else b"image")
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+def test_a_url_is_fetched(web: Web) -> None:
+    web.files["a.png"] = b"image"
+    assert fetch(f"{web.url}/a.png") == b"image"
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr("storage.sources.reading.PAUSES", (0.0, 0.0))
-    Server.asked.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-def test_a_url_is_fetched(server: str) -> None:
-    assert fetch(f"{server}/200") == b"image"
-
-
-def test_a_list_may_be_at_a_url_itself(server: str) -> None:
-    (image,) = ImageList(f"{server}/list.csv").images()
+def test_a_list_may_be_at_a_url_itself(web: Web) -> None:
+    web.files |= {"list.csv": b"path\na.png\n", "a.png": b"image"}
+    (image,) = ImageList(f"{web.url}/list.csv").images()
     assert ImageList("").read(image.url) == b"image"
 
 
-def test_a_url_that_fails_is_tried_three_times(server: str) -> None:
-    assert fetch(f"{server}/flaky") == b"image"
-    with pytest.raises(UnreadableError, match=r"cannot be fetched in 3 tries: .*503"):
-        fetch(f"{server}/503")
-    assert Server.asked == ["/flaky"] * 3 + ["/503"] * 3
+@pytest.mark.parametrize("trouble", ["500", "503", "429", "408", "hang", "cut"])
+def test_what_may_pass_is_tried_three_times(trouble: str, web: Web) -> None:
+    web.files["a.png"] = b"image"
+    assert fetch(f"{web.url}/{trouble}/2/a.png") == b"image"
+    reason = {"hang": "timed out", "cut": "5 bytes read, 10 more expected"}.get(trouble, trouble)
+    with pytest.raises(UnreadableError, match=rf"cannot be fetched in 3 tries: .*{reason}"):
+        fetch(f"{web.url}/{trouble}/3/a.png")
+    assert web.asked == [f"/{trouble}/2/a.png"] * 3 + [f"/{trouble}/3/a.png"] * 3
 
 
-def test_what_a_server_refuses_is_not_asked_for_again(server: str) -> None:
-    with pytest.raises(UnreadableError, match=r"cannot be fetched: .*404"):
-        fetch(f"{server}/404")
-    assert Server.asked == ["/404"]
+def test_each_pause_is_longer_than_the_one_before(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # pauses as users have them
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(UnreadableError):
+        fetch(f"{web.url}/503/9/a.png")
+    assert len(waited) == 2 and 0 < waited[0] < waited[1] < 5
 
 
-def test_nobody_at_a_url_is_a_reason(server: str) -> None:
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
+def test_what_a_server_refuses_is_not_asked_for_again(code: int, web: Web) -> None:
+    with pytest.raises(UnreadableError, match=rf"cannot be fetched: .*{code}"):
+        fetch(f"{web.url}/{code}/9/a.png")
+    assert len(web.asked) == 1
+
+
+def test_nobody_at_a_url_is_a_reason(web: Web) -> None:
     with pytest.raises(UnreadableError, match=r"in 3 tries: .*refused"):
         fetch("http://127.0.0.1:9/x.png")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("memory://nowhere/a.png", "cannot be read: No such file"),
+        ("http://[::1/a.png", "cannot be fetched: Invalid IPv6"),
+        ("http://127.0.0.1:port/a.png", "cannot be fetched: nonnumeric port"),
+        ("gopher-of-old://host/a.png", "cannot be fetched: Protocol not known"),
+    ],
+)
+def test_what_cannot_pass_is_tried_once(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with pytest.raises(UnreadableError, match=reason):
+        fetch(url)
+    assert not waited

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from storage import arrays
@@ -85,6 +87,23 @@ class Bench:
 @pytest.fixture
 def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> Bench:
     return Bench(images, *embeddings, str(tmp_path / "store"))
+
+
+def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (value, 0, 0)).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def spec_of(tmp_path: Path) -> Callable[..., ShardSpec]:
+    """A probe set of the sources given, with a store of the test's own."""
+
+    def make(*probe: object, **more: Any) -> ShardSpec:
+        store = more.pop("store", tmp_path / "store")
+        return ShardSpec(probe=tuple(map(str, probe)), store=str(store), **more)
+
+    return make
 
 
 def shard(spec: ShardSpec) -> ProbeRef:

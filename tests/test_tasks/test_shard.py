@@ -12,24 +12,19 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from storage.errors import IncompleteError, SourceError
 from storage.shards import INDEX_COLUMNS, read_images
+from tasks.images import decode
 from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards
 from tasks.spec import ShardSpec
-from tests.test_tasks.conftest import Bench, shard
+from tests.test_tasks.conftest import Bench, png, shard
+from tests.test_tasks.test_images import gif_that_claims
 
 
 @pytest.fixture
 def spec(images: Path, tmp_path: Path) -> ShardSpec:
     return ShardSpec(probe=str(images), store=str(tmp_path / "store"), images_per_shard=20)
-
-
-def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", size, (value, 0, 0)).save(data, "PNG")
-    return data.getvalue()
 
 
 def test_every_image_is_packed_with_its_own_bytes(spec: ShardSpec, images: Path) -> None:
@@ -123,6 +118,7 @@ def damage(images: Path) -> dict[str, int]:
         "red/empty.png": b"",
         "red/half.png": whole[: len(whole) // 2],
         "red/page.jpg": b"<html>404</html>",
+        "red/bomb.gif": gif_that_claims(60_000, 60_000, disposal=2),
         "0first.jpg": b"nothing",
         "zlast.gif": b"GIF89a",
     }
@@ -142,8 +138,18 @@ def test_what_cannot_be_decoded_is_listed_with_its_reason_and_the_rest_goes_on(s
     assert reasons["red/empty.png"] == "the file is empty"
     assert "not an image" in reasons["red/page.jpg"]
     assert "truncated" in reasons["red/half.png"]
+    assert "3600000000 pixels" in reasons["red/bomb.gif"]
     assert all(reasons.values())
     assert not set(sizes) & set(probe.index()["path"])
+
+
+def test_an_image_is_what_it_holds_whatever_its_file_is_called(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "png.jpg").write_bytes(png(7))
+    (images / "red" / "jpeg.png").write_bytes((images / "red" / "00.jpg").read_bytes())
+    probe = shard(spec)
+    found = probe.index()[probe.index()["path"].isin(["red/png.jpg", "red/jpeg.png"])]
+    assert found[["path", "width"]].to_numpy().tolist() == [["red/jpeg.png", 24], ["red/png.jpg", 5]]
+    assert [decode(data).size for _, data in read_images(probe.folder, found)] == [(24, 20), (5, 4)]
 
 
 def test_rows_stay_whole_where_a_shard_has_no_image_at_all(spec: ShardSpec, images: Path) -> None:
