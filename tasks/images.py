@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -12,6 +13,9 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 1 << 28
 #: What is decoded, whatever a file is called. Not PostScript: Pillow would start Ghostscript on it.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+#: Frame header of a lossless JPEG, which cannot be decoded at a fraction of its size: its rows stay of full length,
+#: and Pillow 11 does not check that they fit into its memory for short ones.
+LOSSLESS_JPEG = b"\xff\xc3"
 # Pillow refuses what claims more than twice its own bound, before it takes memory for any frame of it.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
@@ -37,6 +41,23 @@ def decode(data: bytes) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
         raise UndecodableError(str(error).strip() or type(error).__name__) from error
+
+
+def decodable_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of what `decode` takes. Raises `UndecodableError` where it would.
+
+    A JPEG is decoded at an eighth of its size: that reads all of its data as a full decode does, and computes one
+    pixel of each block of 64. What cannot be decoded so is decoded in full, which has the last word.
+    """
+    if data.startswith(b"\xff\xd8") and LOSSLESS_JPEG not in data:
+        with suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            width, height = image.size
+            image.draft(None, (max(1, width // 8), max(1, height // 8)))
+            image.load()
+            return width, height
+    return decode(data).size
 
 
 def file_format(data: bytes) -> str:

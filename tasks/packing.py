@@ -19,7 +19,7 @@ from storage.files import Folder, is_local, split
 from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, WrittenShard, write_shard
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
-from tasks.images import UndecodableError, as_jpeg, decode, file_format, reduced
+from tasks.images import UndecodableError, as_jpeg, decodable_size, decode, file_format, reduced
 
 #: Columns of the index that are known when the whole part is packed, or all parts are.
 LATER = ("row", "shard", "offset")
@@ -58,21 +58,25 @@ class Entries:
         try:
             if image.reason:
                 raise UnreadableError(image.reason)
-            data = read()
-            decoded = decode(data)
+            data, ending, encoding, size = self._stored(image, read())
         except (UndecodableError, UnreadableError) as error:
             self.rejects.append((image.source, image.path, image.num_bytes, str(error)))
             return None
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.rows.append((image.key, image.source, image.path, image.label, len(data), sha256, encoding, *size))
+        return ShardMember(image.key, ending or file_format(data), data)
+
+    def _stored(self, image: SourceImage, data: bytes) -> tuple[bytes, str, str, tuple[int, int]]:
+        """Bytes, file name ending, encoding and size in pixels as the image is stored. Raises `UndecodableError`."""
         ending, encoding = image.ending, self._packing.sources[image.source].encoding
         side = self._packing.resize
-        if side is not None and min(decoded.size) > side:
-            decoded = reduced(decoded, side)
-            data, ending, encoding = as_jpeg(decoded), "jpg", "jpeg-95"
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.rows.append(
-            (image.key, image.source, image.path, image.label, len(data), sha256, encoding, *decoded.size)
-        )
-        return ShardMember(image.key, ending or file_format(data), data)
+        if side is None:
+            return data, ending, encoding, decodable_size(data)
+        decoded = decode(data)
+        if min(decoded.size) <= side:
+            return data, ending, encoding, decoded.size
+        small = reduced(decoded, side)
+        return as_jpeg(small), "jpg", "jpeg-95", small.size
 
 
 def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:

@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.images import MAX_PIXELS, UndecodableError, decode
+from tasks.images import MAX_PIXELS, UndecodableError, decodable_size, decode
 
 rng = np.random.default_rng(0)
 NOISE = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -235,3 +236,85 @@ def test_no_other_program_is_started_to_decode(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UndecodableError) as caught:
         decode(data)
     assert "a program was started" not in str(caught.value)
+
+
+def jpegs() -> dict[str, bytes]:
+    """Kinds of JPEG, each of sides that no block divides, with noise enough for long codes."""
+    values = np.kron(rng.integers(0, 256, (4, 5, 3)), np.ones((8, 8, 1))) + rng.normal(0, 9, (32, 40, 3))
+    image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)[:27, :35])
+    kinds = {
+        f"{mode} {'progressive' if progressive else 'baseline'}": (mode, {"progressive": progressive})
+        for mode in ("RGB", "L", "CMYK")
+        for progressive in (False, True)
+    }
+    kinds["RGB 4:2:0"] = "RGB", {"subsampling": "4:2:0"}
+    kinds["RGB progressive 4:2:0"] = "RGB", {"subsampling": "4:2:0", "progressive": True}
+    kinds["RGB restarting"] = "RGB", {"restart_marker_blocks": 3}
+    found = {
+        name: saved(image.convert(mode), "JPEG", **({"subsampling": "4:4:4"} | options))
+        for name, (mode, options) in kinds.items()
+    }
+    return found | {"MPO": saved(image, "MPO", save_all=True, append_images=[image])}
+
+
+JPEGS = jpegs()
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    """Cut at every place; a bit flipped, a byte replaced, and some bytes taken away at every place."""
+    for place in range(len(data)):
+        yield data[:place]
+        for byte in (data[place] ^ (1 << place % 8), 0xFF, place * 37 % 256):
+            yield data[:place] + bytes([byte]) + data[place + 1 :]
+        yield data[:place] + data[place + 1 + place % 50 :]
+
+
+def size_or_reason(data: bytes, size: Callable[[bytes], tuple[int, int]]) -> tuple[int, int] | str:
+    try:
+        return size(data)
+    except UndecodableError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("data", JPEGS.values(), ids=JPEGS)
+def test_a_jpeg_decoded_at_an_eighth_is_taken_where_one_decoded_in_full_is(data: bytes) -> None:
+    taken = 0
+    for one in damaged(data):
+        found = size_or_reason(one, decodable_size)
+        if found != (wanted := size_or_reason(one, lambda data: decode(data).size)):
+            raise AssertionError((found, wanted, one))
+        taken += not isinstance(found, str)
+    assert 0.1 < taken / (5 * len(data)) < 0.9  # so that both are compared
+
+
+@pytest.mark.parametrize("data", JPEGS.values(), ids=JPEGS)
+def test_a_whole_jpeg_is_not_decoded_in_full(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.images.decode", None)
+    assert decodable_size(data) == (35, 27)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (8, 8), (9, 1)])
+def test_a_small_jpeg_is_taken_with_its_size(size: tuple[int, int]) -> None:
+    assert decodable_size(saved(Image.new("RGB", size), "JPEG")) == size
+
+
+@pytest.mark.parametrize("data", [saved(Image.fromarray(NOISE), "PNG"), b"", b"\xff\xd8\xff", *BOMBS.values()])
+def test_what_is_no_jpeg_is_decoded_in_full(data: bytes) -> None:
+    assert size_or_reason(data, decodable_size) == size_or_reason(data, lambda data: decode(data).size)
+
+
+def lossless_jpeg(width: int, height: int) -> bytes:
+    """A grey one, all of whose differences are coded as 0 by one bit."""
+    frame = b"\xff\xc3" + struct.pack(">HBHHB3B", 11, 8, height, width, 1, 1, 0x11, 0)
+    codes = b"\xff\xc4" + struct.pack(">HB16B2B", 21, 0, 1, 1, *[0] * 14, 0, 1)
+    scan = b"\xff\xda" + struct.pack(">HB2B3B", 8, 1, 1, 0, 1, 0, 0)
+    return b"\xff\xd8" + frame + codes + scan + bytes(width * height // 8 + 1) + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_taken_and_never_decoded_at_an_eighth(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draft(*arguments: object) -> None:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", draft)
+    assert decodable_size(lossless_jpeg(64, 40)) == (64, 40)
+    assert np.array_equal(pixels(lossless_jpeg(64, 40)), np.full((40, 64, 3), 128))
