@@ -22,7 +22,7 @@ from storage.shards import MANIFEST
 from storage.sources.joined import joined, named, selected
 from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
-from storage.tables import read_parquet, write_parquet
+from storage.tables import read_parquet, read_rows, write_parquet
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, REJECTS, write_index
 from tasks.spec import ShardSpec
@@ -46,12 +46,12 @@ class ProbeRef:
     num_shards: int
 
     def index(self) -> pd.DataFrame:
-        """The index: a row per image, in row order."""
+        """The index: a row per image, in row order, labelled by it. Of a hundred million images, tens of GB."""
         return _index(self.folder, self.digest)
 
     def rows(self, rows: Rows) -> pd.DataFrame:
-        """The index of some rows."""
-        return self.index().iloc[rows.start : rows.stop]
+        """Some rows of the index, labelled as in `index`, in the memory of these. Raises `DamagedError`."""
+        return read_rows(self.folder, INDEX, rows)
 
     def rejects(self) -> pd.DataFrame:
         """Refused inputs with their reasons."""
@@ -74,7 +74,7 @@ class ShardPart:
 
 @dataclass(frozen=True)
 class ShardWork:
-    """Parts that one task packs."""
+    """Parts that one task packs, in order."""
 
     parts: tuple[ShardPart, ...]
 
@@ -170,10 +170,11 @@ def _parts(images: Sequence[SourceImage], images_per_shard: int) -> tuple[ShardP
 @task(task_run_name="{work}", cache_policy=NO_CACHE)
 def make_shards(packing: Packing, work: ShardWork) -> int:
     """Packs the parts, each marked when it is done; returns how many images they hold."""
-    listing = read_parquet(packing.folder, LISTING)[LISTING_COLUMNS]
+    listing = read_rows(packing.folder, LISTING, Rows(work.parts[0].start, work.parts[-1].stop))[LISTING_COLUMNS]
     num_images = 0
     for part in work.parts:
-        images = [SourceImage(*record) for record in listing.iloc[part.start : part.stop].itertuples(index=False)]
+        records = listing.loc[part.start : part.stop - 1].itertuples(index=False)
+        images = [SourceImage(*record) for record in records]
         num_images += pack(packing, part.name, images)
     return num_images
 

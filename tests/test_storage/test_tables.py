@@ -7,11 +7,13 @@ import io
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from storage.completion import Rows
 from storage.errors import DamagedError
 from storage.files import Folder
-from storage.tables import read_parquet, write_csv, write_parquet
+from storage.tables import GROUP_ROWS, read_parquet, read_rows, write_csv, write_parquet
 
 TABLE = pd.DataFrame(
     {
@@ -33,6 +35,66 @@ def test_the_same_table_gives_the_same_bytes(folder: Folder) -> None:
     write_parquet(folder, "x.parquet", TABLE)
     write_parquet(folder, "y.parquet", read_parquet(folder, "x.parquet").copy())
     assert folder.read("x.parquet") == folder.read("y.parquet")
+
+
+LARGE = pd.DataFrame(
+    {"row": np.arange(2 * GROUP_ROWS + 3), "path": [f"{row:06d}.jpg" for row in range(2 * GROUP_ROWS + 3)]}
+)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (0, 1),
+        (GROUP_ROWS - 1, GROUP_ROWS),
+        (GROUP_ROWS, GROUP_ROWS + 1),
+        (GROUP_ROWS - 1, GROUP_ROWS + 1),
+        (5, 2 * GROUP_ROWS + 1),
+        (0, GROUP_ROWS),
+        (2 * GROUP_ROWS, 2 * GROUP_ROWS + 3),
+        (2 * GROUP_ROWS + 2, 2 * GROUP_ROWS + 3),
+        (0, 2 * GROUP_ROWS + 3),
+        (7, 7),
+    ],
+)
+def test_some_rows_are_those_of_the_whole_table(start: int, stop: int, folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", LARGE)
+    whole = read_parquet(folder, "x.parquet")
+    pd.testing.assert_frame_equal(read_rows(folder, "x.parquet", Rows(start, stop)), whole.iloc[start:stop])
+
+
+def test_row_groups_are_bounded_and_the_same_table_gives_the_same_bytes(folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", LARGE)
+    write_parquet(folder, "y.parquet", read_parquet(folder, "x.parquet"))
+    assert folder.read("x.parquet") == folder.read("y.parquet")
+    metadata = pq.ParquetFile(io.BytesIO(folder.read("x.parquet"))).metadata
+    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert sizes == [GROUP_ROWS, GROUP_ROWS, 3]
+
+
+def test_row_groups_that_hold_no_row_asked_for_are_not_read(folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", LARGE)
+    data = bytearray(folder.read("x.parquet"))
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    for group in (0, 2):
+        columns = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
+        starts = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+        for column, start in zip(columns, starts, strict=True):
+            data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    folder.write("x.parquet", bytes(data))
+    middle = Rows(GROUP_ROWS, 2 * GROUP_ROWS)
+    assert read_rows(folder, "x.parquet", middle)["row"].tolist() == list(range(middle.start, middle.stop))
+    for rows in (Rows(0, 1), Rows(middle.start - 1, middle.stop), Rows(middle.start, middle.stop + 1)):
+        with pytest.raises(DamagedError, match=r"(?s)x\.parquet is damaged .*Remove the folder .* run again"):
+            read_rows(folder, "x.parquet", rows)
+
+
+def test_rows_that_a_table_has_not_are_damage_with_both_numbers(folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", TABLE)
+    with pytest.raises(DamagedError, match=r"it has 2 rows, and rows 1 to 2 are wanted\).*Remove the folder"):
+        read_rows(folder, "x.parquet", Rows(1, 3))
+    with pytest.raises(DamagedError, match=r"y\.parquet is not there any more\. Remove the folder"):
+        read_rows(folder, "y.parquet", Rows(0, 1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])

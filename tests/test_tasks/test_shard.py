@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from storage.completion import Rows
 from storage.errors import IncompleteError, SourceError
 from storage.shards import INDEX_COLUMNS, read_images
 from tasks.images import decode
@@ -41,6 +42,18 @@ def test_every_image_is_packed_with_its_own_bytes(spec: ShardSpec, images: Path)
         assert entry.sha256 == hashlib.sha256(original).hexdigest()
         assert (entry.width, entry.height, entry.num_bytes) == (24, 20, len(original))
         assert entry.label == str(entry.path).split("/")[0]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 48), (0, 1), (6, 7), (7, 14), (5, 30), (41, 48), (47, 48)])
+def test_a_task_s_rows_are_read_without_the_others(
+    start: int, stop: int, spec: ShardSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.tables.GROUP_ROWS", 7)
+    probe = shard(spec)
+    some = probe.rows(Rows(start, stop))
+    pd.testing.assert_frame_equal(some, probe.index().iloc[start:stop])
+    assert some.index.tolist() == some["row"].tolist() == list(range(start, stop))
+    assert [row for row, _ in read_images(probe.folder, some)] == list(range(start, stop))
 
 
 def test_keys_of_the_index_are_those_in_the_shards(spec: ShardSpec) -> None:
