@@ -147,7 +147,7 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     embeddings = embeddings_of(probe, embed) if embed else None
     activations = recordings_of(probe, record) if record else {}
     if embed and embed.image_embeddings:
-        ImageEmbeddingsFile.at(embed.image_embeddings).rows(probe.index()["path"].tolist(), Rows(0, 0))
+        ImageEmbeddingsFile.at(embed.image_embeddings).check(probe.index()["path"].tolist())
     embedded = _embedded(probe, embeddings) if embeddings else frozenset()
     done = {(of.summary, layer): _recorded(probe, of, layer) for of in activations.values() for layer in of.layouts}
     lacking = (

@@ -94,7 +94,7 @@ def precomputed(plan: ObservationPlan, rows: Rows) -> Tensor:
     file = ImageEmbeddingsFile.at(plan.embed.image_embeddings)
     if plan.embeddings.identity["precomputed"] != file.digest():
         raise EmbeddingsError(f"{file.url} or its keys have changed since the run began. Run again.")
-    return torch.from_numpy(file.rows(plan.probe.index()["path"].tolist(), rows))
+    return torch.from_numpy(file.rows(plan.probe.rows(rows)["path"].tolist()))
 
 
 def _is_planned(loaded: Identity, planned: Identity) -> bool:

@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.files import Folder, split
 
@@ -54,14 +53,17 @@ class ImageEmbeddingsFile:
         """`D`."""
         return int(read_npy(self.url).shape[1])
 
-    def rows(self, paths: list[str], rows: Rows) -> Floats:
-        """Embeddings of the probe images in a range of rows, `[len(rows), D]`.
+    def rows(self, paths: list[str]) -> Floats:
+        """Embeddings of the images with these paths, `[len(paths), D]`. Raises `EmbeddingsError` as `check` does."""
+        keys = self.check(paths)
+        return read_npy(self.url)[[keys[path] for path in paths]]
 
-        `paths` are those of the whole probe set, so that the error can count. Raises `EmbeddingsError` where an
-        image has no row; rows that no image has are not used.
+    def check(self, paths: list[str]) -> dict[str, int]:
+        """The row of each path there is. Raises `EmbeddingsError` where an image has none.
+
+        Rows that no image has are not used.
         """
-        matrix = read_npy(self.url)
-        keys = self._keys(len(matrix))
+        keys = self._keys(len(read_npy(self.url)))
         without = [path for path in paths if path not in keys]
         if without:
             raise EmbeddingsError(
@@ -70,7 +72,7 @@ class ImageEmbeddingsFile:
                 "an image in the probe set's index: its place below the --probe folder, after the name of its source "
                 "where there are several."
             )
-        return matrix[[keys[path] for path in paths[rows.start : rows.stop]]]
+        return keys
 
     def _keys(self, num_rows: int) -> dict[str, int]:
         text = _read(self.keys_url).decode("utf-8-sig", "replace").replace("\r\n", "\n")

@@ -164,7 +164,7 @@ class _Embeddings(_Array):
     def write(self, rows: Rows, block: Tensor) -> None:
         bad = (~block.isfinite()).any(dim=1).nonzero()
         if len(bad):
-            path = self.probe.index()["path"].iloc[rows.start + int(bad[0])]
+            path = self.probe.rows(rows)["path"].iloc[int(bad[0])]
             raise LayerError(
                 f"The CLIP model gives NaN or infinite values on {len(bad)} of {len(rows)} images (first: {path}). "
                 "Check its weights and preprocessing, or use --precision fp32."

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from tasks.dissection.errors import ConceptError
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
@@ -44,13 +43,13 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
 
 def test_rows_come_in_the_order_of_the_probe_not_of_the_file(tmp_path: Path) -> None:
     file = embeddings_file(tmp_path, "dog/1.jpg\ncat/2.jpg\ncat/1.jpg\n")
-    assert np.allclose(file.rows(PATHS, Rows(0, 3)), [[-1, 0], [0, 1], [0.6, 0.8]])
-    assert np.allclose(file.rows(PATHS, Rows(1, 2)), [[0, 1]])
+    assert np.allclose(file.rows(PATHS), [[-1, 0], [0, 1], [0.6, 0.8]])
+    assert np.allclose(file.rows(PATHS[1:2]), [[0, 1]])
 
 
 def test_rows_that_no_image_has_are_not_used(tmp_path: Path) -> None:
     file = embeddings_file(tmp_path, "rejected.jpg\ncat/1.jpg\nother/9.jpg\n")
-    assert np.allclose(file.rows(["cat/1.jpg"], Rows(0, 1)), [[0, 1]])
+    assert np.allclose(file.rows(["cat/1.jpg"]), [[0, 1]])
 
 
 @pytest.mark.parametrize(
@@ -64,13 +63,13 @@ def test_rows_that_no_image_has_are_not_used(tmp_path: Path) -> None:
     ids=["windows", "no last line break", "of find", "byte order mark"],
 )
 def test_keys_are_read_however_they_were_written(tmp_path: Path, keys: str) -> None:
-    assert np.allclose(embeddings_file(tmp_path, keys).rows(PATHS, Rows(0, 1)), [[0.6, 0.8]])
+    assert np.allclose(embeddings_file(tmp_path, keys).rows(PATHS[:1]), [[0.6, 0.8]])
 
 
 @pytest.mark.parametrize("path", [" leading.jpg", "a\u2028b.jpg", "a\x0bb.jpg", "ü/日本 1.jpg"])
 def test_a_key_is_a_path_to_the_letter(tmp_path: Path, path: str) -> None:
     file = embeddings_file(tmp_path, f"{path}\ncat/1.jpg\ncat/2.jpg\n")
-    assert np.allclose(file.rows([path], Rows(0, 1)), [[0.6, 0.8]])
+    assert np.allclose(file.rows([path]), [[0.6, 0.8]])
 
 
 def test_images_without_a_row_are_counted_and_shown(tmp_path: Path) -> None:
@@ -78,7 +77,7 @@ def test_images_without_a_row_are_counted_and_shown(tmp_path: Path) -> None:
     with pytest.raises(
         EmbeddingsError, match=r"2 of 3 probe images have no row among the 3 of .*x\.keys\.txt"
     ) as caught:
-        file.rows(PATHS, Rows(0, 1))
+        file.rows(PATHS)
     assert "first: 'cat/2.jpg'; its first key: 'cat/1.jpg'" in str(caught.value)
 
 
@@ -87,7 +86,7 @@ def test_images_without_a_row_are_counted_and_shown(tmp_path: Path) -> None:
 )
 def test_keys_and_rows_that_do_not_match_are_said_with_both_numbers(tmp_path: Path, keys: str, lines: str) -> None:
     with pytest.raises(EmbeddingsError, match=rf"has 3 rows, and .*x\.keys\.txt has {lines}"):
-        embeddings_file(tmp_path, keys).rows(["a"], Rows(0, 1))
+        embeddings_file(tmp_path, keys).rows(["a"])
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
