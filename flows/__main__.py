@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import click
 
 from flows.engine.options import SpecCommand, build_spec, spec_options
-from tasks.spec import DissectSpec, EmbedSpec, EngineSpec, LabelSpec, RecordSpec, ShardSpec
+from tasks.parameters import EngineSpec
+from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 #: First labels printed per layer at the end of a run.
 SHOWN = 8

@@ -26,10 +26,11 @@ from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.page import REPORT, write_report
+from tasks.parameters import Tau
 from tasks.passes import Pass
 from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
-from tasks.spec import DissectSpec, Tau
+from tasks.spec import DissectSpec
 
 #: Raised by one when the same labels would be published otherwise than before.
 VERSION = 2

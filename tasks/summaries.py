@@ -17,7 +17,7 @@ from storage import arrays
 from storage.completion import Rows, groups, rows_per_group
 from storage.layout import safe
 from tasks.dissection.streaming import Statistics, TopImages
-from tasks.spec import TOP_IMAGES_RECORDED as TOP_IMAGES_RECORDED
+from tasks.parameters import TOP_IMAGES_RECORDED as TOP_IMAGES_RECORDED
 
 #: A shard group has few rows here, so that chunks as narrow as those of activations would be many small ones.
 COLUMNS_PER_CHUNK = 512

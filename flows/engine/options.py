@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.spec import DissectSpec, Group
+from tasks.parameters import Group
+from tasks.spec import DissectSpec
 
 #: Parameters of a whole run.
 EVERYTHING = DissectSpec.model_fields

@@ -9,7 +9,7 @@ from typing import Any
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.models.devices import choose_devices
-from tasks.spec import EngineSpec
+from tasks.parameters import EngineSpec
 
 #: Tasks at a time for each device: one decodes its first images while the other has the device.
 TASKS_PER_DEVICE = 2

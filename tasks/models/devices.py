@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models.errors import ModelError, first_lines
-from tasks.spec import EngineSpec, Precision
+from tasks.parameters import EngineSpec, Precision
 
 #: Data types of networks by precision.
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

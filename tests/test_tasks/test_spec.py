@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from tasks import spec as specs
 from tasks.dissection.similarity import SIMILARITIES
-from tasks.spec import HYPERPARAMETERS, DissectSpec, EmbedSpec, Group, LabelSpec, RecordSpec, ShardSpec
+from tasks.parameters import HYPERPARAMETERS, Group
+from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 WHOLE: dict[str, Any] = {
     "probe": "images",
