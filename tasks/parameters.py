@@ -81,6 +81,11 @@ class EngineSpec(Group):
         description="Keep maps pixel by pixel in memory, with which GPUs convolve faster, most of all in half "
         "precision. Some networks' own code does not take it.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile networks before they run (torch.compile): minutes at first, less time for each image on "
+        "GPUs. Needs a C++ compiler.",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,

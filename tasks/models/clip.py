@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ class PlacedClip:
         if placement != Placement(placement.device):
             self._model = copy.copy(self._model)
             self._model._modules = self._model._modules | {"visual": placement.place(clip.model.visual)}
+        encode: Callable[[Tensor], Tensor] = self._model.encode_image
+        self._encode_image = torch.compile(encode) if placement.compile else encode
         self._batches = Batches(f"CLIP model {clip.name}", placement)
 
     def stands_for(self, source: Clip, placement: Placement) -> bool:
@@ -52,7 +55,7 @@ class PlacedClip:
         """Unit embeddings `[I, D]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches."""
 
         def forward(batch: Tensor) -> dict[str, Tensor]:
-            features = self._model.encode_image(self._placement.inputs(batch))
+            features = self._encode_image(self._placement.inputs(batch))
             return {"embeddings": F.normalize(features.float(), dim=1)}
 
         return self._batches.run(forward, images, batch_size)["embeddings"]

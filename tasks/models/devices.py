@@ -108,11 +108,13 @@ class Placement:
     precision: Precision = "fp32"
     #: Maps are kept pixel by pixel, which convolutions of GPUs are fastest with.
     channels_last: bool = False
+    #: Networks are compiled before they run.
+    compile: bool = False
 
     @classmethod
     def of(cls, spec: EngineSpec, device: torch.device) -> Placement:
         """What a spec asks for, on a device."""
-        return cls(device, spec.precision, spec.channels_last)
+        return cls(device, spec.precision, spec.channels_last, spec.compile)
 
     def place(self, model: nn.Module) -> nn.Module:
         """A network of the CPU in float32 as it is used here: itself where nothing is to be changed, else a copy."""
@@ -197,6 +199,11 @@ class Batches:
     def _make_room(self, size: int, images: Tensor, error: RuntimeError) -> None:
         """Halves the batches where `error` is of too little memory, and raises what it is where not."""
         if not _is_out_of_memory(error):
+            # Of torch's compiler, all errors are of kinds of its own.
+            if type(error).__module__.startswith("torch."):
+                raise ModelError(
+                    f"The {self.what} cannot be compiled ({first_lines(error)}). Leave out --compile."
+                ) from error
             if self.placement.precision == "fp32":
                 raise error
             raise ModelError(

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class PlacedTarget:
     def __init__(self, target: Target, placement: Placement) -> None:
         self._source, self._placement = target, placement
         self._model = placement.place(target.model)
+        self._compiled: nn.Module | None = None
+        self._compiled_for: dict[SummaryName, tuple[str, ...]] = {}
         self._batches = Batches(f"network {target.name}", placement)
 
     def stands_for(self, source: Target, placement: Placement) -> bool:
@@ -75,10 +77,20 @@ class PlacedTarget:
                     summary: hooks.enter_context(recorded(self._model, of, summary))
                     for summary, of in layouts.items()
                 }
-                self._model(self._placement.inputs(batch))
+                network(self._placement.inputs(batch))
                 return {(summary, layer): out for summary, of in found.items() for layer, out in of.items()}
 
+        network = self._network({summary: tuple(of) for summary, of in layouts.items()})
         return self._batches.run(forward, images, batch_size)
+
+    def _network(self, hooked: dict[SummaryName, tuple[str, ...]]) -> nn.Module:
+        """The network itself, or compiled for the layers that are recorded."""
+        if not self._placement.compile:
+            return self._model
+        if self._compiled is None or hooked != self._compiled_for:
+            torch.compiler.reset()  # code that is compiled does not notice other hooks
+            self._compiled, self._compiled_for = cast(nn.Module, torch.compile(self._model)), hooked
+        return self._compiled
 
 
 @cache
