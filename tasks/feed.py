@@ -72,8 +72,8 @@ class Clock:
 class Feed:
     """Inside its `with`, gives batches in the order wanted, while those that follow are read and decoded.
 
-    Raises `ShardError` where images are not what the index says, `ModelError` where a preprocessing leaves images
-    of different shapes.
+    `enough` is that of `decode`. Raises `ShardError` where images are not what the index says, `ModelError` where a
+    preprocessing leaves images of different shapes.
     """
 
     def __init__(
@@ -84,10 +84,11 @@ class Feed:
         batch_size: int,
         clock: Clock,
         *,
+        enough: int | None = None,
         pinned: bool = False,
     ) -> None:
         self._probe, self._wanted, self._preprocess, self._clock = probe, wanted, preprocess, clock
-        self._batch_size, self._pinned = batch_size, pinned
+        self._batch_size, self._enough, self._pinned = batch_size, enough, pinned
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=1)
         self._unwanted = threading.Event()
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
@@ -152,7 +153,7 @@ class Feed:
             return []
         with self._clock.timed("decoding"):
             try:
-                image = decode(data)
+                image = decode(data, self._enough)
             except UndecodableError as error:
                 raise ShardError(
                     f"An image that could be decoded when it was sharded now cannot: {error}."

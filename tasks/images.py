@@ -24,10 +24,12 @@ class UndecodableError(ValueError):
     """Bytes that are no image, or half of one; the message is the reason given in `rejects.parquet`."""
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, enough: int | None = None) -> Image.Image:
     """The image as RGB, all of it. Raises `UndecodableError`.
 
-    As the loaders of torchvision do, EXIF rotation is not applied and only the first frame is taken.
+    As the loaders of torchvision do, EXIF rotation is not applied and only the first frame is taken. A JPEG comes at
+    a half, a quarter or an eighth of its size where that leaves its shorter side at least `enough` pixels: it is
+    computed from fewer frequencies, in less time, and is not quite what reducing the whole image would give.
     """
     if not data:
         raise UndecodableError("the file is empty")
@@ -35,7 +37,11 @@ def decode(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of what claims more than its own bound, which is half of ours.
             warnings.simplefilter("ignore")
-            return _rgb(Image.open(io.BytesIO(data), formats=FORMATS))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if enough is not None and image.format == "JPEG":
+                scale = max(1, min(image.size) // enough)
+                image.draft(None, (image.width // scale, image.height // scale))
+            return _rgb(image)
     except UnidentifiedImageError as error:
         raise UndecodableError("not an image, or of an unknown format") from error
     except Exception as error:
@@ -95,4 +101,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.clip(values / scale, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or Pillow says that it should be
+    if image.mode == "RGB":
+        image.load()
+        return image  # converting would copy it
     return image.convert("RGB")

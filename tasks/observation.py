@@ -20,6 +20,7 @@ from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import held_device
 from tasks.models.preprocess import image_shape
 from tasks.models.targets import Recorded, load_target
+from tasks.parameters import EngineSpec
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
 from tasks.spec import EmbedSpec, LabelSpec, RecordSpec
@@ -209,10 +210,16 @@ def embeddings_of(probe: ProbeRef, spec: EmbedSpec) -> EmbeddingsRef:
     identity = {
         "version": RECORDING_VERSION,
         "probe": probe.digest,
-        "precision": spec.precision,
+        **_computed(spec),
         **clip.identity,
     }
     return EmbeddingsRef(store, digest_of(identity), identity, num_dimensions(clip))
+
+
+def _computed(spec: EngineSpec) -> dict[str, str | int]:
+    """What an identity says of how images and networks are computed."""
+    drafted: dict[str, str | int] = {"draft": spec.draft} if spec.draft else {}
+    return {"precision": spec.precision, **drafted}
 
 
 def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, ActivationsRef]:
@@ -228,7 +235,7 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
         identity: Identity = {
             "version": RECORDING_VERSION,
             "probe": probe.digest,
-            "precision": spec.precision,
+            **_computed(spec),
             "summary": summary,
             "kept": spec.activations,
             **target.identity,

@@ -42,7 +42,7 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
     started = time.perf_counter()
     # The first images are read and decoded while another task has the device.
     with (
-        Feed(plan.probe, wanted, preprocess, size, clock, pinned=kind == "cuda") as feed,
+        Feed(plan.probe, wanted, preprocess, size, clock, enough=plan.spec.draft, pinned=kind == "cuda") as feed,
         held_device(plan.spec.device) as device,
     ):
         clock.add("queueing", time.perf_counter() - started)

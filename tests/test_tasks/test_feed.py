@@ -52,7 +52,7 @@ def test_batches_are_of_the_rows_wanted_in_order(bench: Bench, size: int) -> Non
 
 def test_no_more_than_a_few_batches_are_decoded_ahead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    monkeypatch.setattr(feed, "decode", lambda data: decoded.append(1) or decode(data))
+    monkeypatch.setattr(feed, "decode", lambda *of: decoded.append(1) or decode(*of))
     with fed(bench, [Wanted(Rows(0, 48), ("first",))], 4) as batches:
         taken = iter(batches)
         next(taken)
@@ -77,7 +77,7 @@ def test_an_image_that_is_none_any_more_is_told_to_who_takes_the_batches(
 ) -> None:
     from tasks.images import UndecodableError
 
-    def torn(data: bytes) -> Image:
+    def torn(data: bytes, enough: int | None) -> Image:
         raise UndecodableError("it is torn")
 
     monkeypatch.setattr(feed, "decode", torn)

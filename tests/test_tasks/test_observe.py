@@ -161,7 +161,7 @@ def test_an_image_is_decoded_once_for_both_models(
     bench: Bench, tiny_clip: TinyClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    monkeypatch.setattr(feed, "decode", lambda data: decoded.append(1) or decoding.decode(data))
+    monkeypatch.setattr(feed, "decode", lambda *of: decoded.append(1) or decoding.decode(*of))
     spec = bench.spec(image_embeddings=None, **tiny_clip.options)
     plan = observed(shard(spec), spec, spec)
     assert len(decoded) == 48

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ def test_several_summary_functions_take_one_pass_and_are_those_of_each_alone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    monkeypatch.setattr(feed, "decode", lambda data: decoded.append(1) or decoding.decode(data))
+    monkeypatch.setattr(feed, "decode", lambda *of: decoded.append(1) or decoding.decode(*of))
     given = bench.spec().model_dump(include=set(RecordSpec.model_fields))
     both = RecordSpec(**{**given, "summary": ("mean", "max")})
     plan = observed(shard(both), None, both)
@@ -173,3 +174,19 @@ def test_the_space_needed_is_what_uncompressed_arrays_take(bench: Bench, monkeyp
     assert space_needed(plan).endswith(" are free.")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     assert "only 1 kB are free. If they do not fit" in space_needed(plan)
+
+
+def test_a_reduced_scale_is_another_recording_near_the_first(bench: Bench) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        noise = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((160, 120))
+        noise.save(bench.images / f"large{number}.jpg", quality=90)
+    spec, reduced = bench.spec(layers=("conv",)), bench.spec(layers=("conv",), draft=16)
+    probe = shard(spec)
+    whole, drafted = observed(probe, None, spec), observed(probe, None, reduced)
+    assert recording(whole).digest != recording(drafted).digest
+    found, expected = activations(drafted, "conv"), activations(whole, "conv")
+    assert probe.index()["width"].tolist() == [24] * 36 + [160] * 4 + [24] * 12
+    assert np.array_equal(found[:36], expected[:36])  # too small to be reduced
+    assert not np.array_equal(found[36:40], expected[36:40])
+    assert np.abs(found - expected).max() < 2 / 255
