@@ -145,6 +145,10 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
 
     Makes the arrays. Raises what is wrong with models, layers and files before any image is read.
     """
+    if embed and record and embed.draft != record.draft:
+        raise ValueError(
+            f"An image is decoded once: draft is {embed.draft} for embed, and {record.draft} for record."
+        )
     embeddings = embeddings_of(probe, embed) if embed else None
     activations = recordings_of(probe, record) if record else {}
     if embed and embed.image_embeddings:

@@ -89,8 +89,8 @@ class EngineSpec(Group):
     draft: int | None = Field(
         None,
         ge=1,
-        description="Decode large JPEGs at a reduced scale that leaves their shorter side at least so many pixels: two to "
-        "three times faster for photographs. With twice the side of a network's input, that differs by about one "
+        description="Decode large JPEGs at a reduced scale that leaves their shorter side at least so many pixels: "
+        "two to three times faster for photographs. With twice the side of a network's input, that differs by about one "
         "level of 255. By default images are decoded in full.",
     )
     batch_size: int | None = Field(

@@ -185,6 +185,8 @@ def test_a_reduced_scale_is_another_recording_near_the_first(bench: Bench) -> No
     probe = shard(spec)
     whole, drafted = observed(probe, None, spec), observed(probe, None, reduced)
     assert recording(whole).digest != recording(drafted).digest
+    with pytest.raises(ValueError, match="draft is None for embed, and 16 for record"):
+        plan_observation(probe, spec, reduced)
     found, expected = activations(drafted, "conv"), activations(whole, "conv")
     assert probe.index()["width"].tolist() == [24] * 36 + [160] * 4 + [24] * 12
     assert np.array_equal(found[:36], expected[:36])  # too small to be reduced
