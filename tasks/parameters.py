@@ -90,8 +90,8 @@ class EngineSpec(Group):
         None,
         ge=1,
         description="Decode large JPEGs at a reduced scale that leaves their shorter side at least so many pixels: "
-        "two to three times faster for photographs. With twice the side of a network's input, that differs by about one "
-        "level of 255. By default images are decoded in full.",
+        "two to three times faster for photographs. With twice the side of a network's input, that differs by about "
+        "one level of 255. By default images are decoded in full.",
     )
     batch_size: int | None = Field(
         None,
