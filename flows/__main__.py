@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+from uuid import UUID
 
 import click
 
+from flows.engine.failure import fail, told_in_words
 from flows.engine.options import SpecCommand, build_spec, spec_options
 from tasks.parameters import EngineSpec
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
@@ -109,7 +109,7 @@ def label(spec_file: Path | None, **options: Any) -> None:
 @click.pass_context
 def layers(context: click.Context, target: str, checkpoint: str | None, match: str) -> None:
     """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
-    with _errors(context):
+    with told_in_words(context):
         from tasks.dissection.layers import resolve, trace
         from tasks.models.preprocess import image_shape
         from tasks.models.targets import load_target
@@ -139,7 +139,7 @@ def show(
     limit: int,
 ) -> None:
     """Shows the labels in OUT, the --out folder of a run."""
-    with _errors(context):
+    with told_in_words(context):
         from tasks.show import Filter, labels_tables
 
         for table in labels_tables(out, Filter(layer, concept, neuron, sort, limit)):
@@ -151,7 +151,7 @@ def show(
 @click.pass_context
 def report(context: click.Context, out: str) -> None:
     """Makes the report.html of OUT, the --out folder of a run, anew from its tables."""
-    with _errors(context):
+    with told_in_words(context):
         from tasks.publish import republish_report
 
         click.echo(f"Report: {republish_report(out)}")
@@ -163,18 +163,102 @@ def report(context: click.Context, out: str) -> None:
 @click.pass_context
 def sample(context: click.Context, folder: Path, images: int) -> None:
     """Draws the probe images of the embedded sample into FOLDER, a sub-folder per shape."""
-    with _errors(context):
+    with told_in_words(context):
         from tasks.sample.draw import write_probe
 
         write_probe(folder, images)
         click.echo(f"{images:,} drawn images: {folder}")
 
 
+@cli.command()
+@click.option("--pool", default="clip-dissect", show_default=True, help="Work pool to deploy to, made where missing.")
+@click.option("--type", "kind", default="process", show_default=True, help="Type of a work pool that is made.")
+@click.pass_context
+def deploy(context: click.Context, pool: str, kind: str) -> None:
+    """Deploys all flows to a work pool of the Prefect server that PREFECT_API_URL names."""
+    with told_in_words(context):
+        from flows.engine import remote
+
+        for name in remote.deploy(pool, kind):
+            click.echo(name)
+        click.echo(f"A worker takes their runs: prefect worker start --pool {pool}")
+
+
+@cli.command(cls=SpecCommand)
+@spec_options(DissectSpec)
+@click.option("--deployment", default="dissect/dissect", show_default=True, help="FLOW/DEPLOYMENT to trigger.")
+@click.option("--watch", is_flag=True, help="Follow the run to its end.")
+def submit(spec_file: Path | None, deployment: str, watch: bool, **options: Any) -> None:
+    """Triggers the run of a deployment, with the options of `clip-dissect run`.
+
+    Paths of this machine are sent in full: a worker has to see the same files.
+    """
+    spec, context = build_spec(DissectSpec, spec_file, options), click.get_current_context()
+    with told_in_words(context):
+        from flows.engine import remote
+
+        run = remote.submit(spec, deployment)
+        click.echo(f"Submitted: {remote.page_of(run.id)}")
+        if not watch:
+            click.echo(f"Follow it with: clip-dissect status {run.id} --watch")
+    if watch:
+        _watch(context, run.id)
+
+
+@cli.command()
+@click.argument("run_id", metavar="[RUN]", type=UUID, required=False)
+@click.option("--watch", is_flag=True, help="Follow the run to its end.")
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Runs to list.")
+@click.pass_context
+def status(context: click.Context, run_id: UUID | None, watch: bool, limit: int) -> None:
+    """Shows the last runs on the Prefect server, or how far RUN is."""
+    if run_id and watch:
+        _watch(context, run_id)
+        return
+    with told_in_words(context):
+        from flows.engine import remote
+
+        if run_id is None:
+            for one in remote.last_runs(limit):
+                click.echo(f"{one.run}  {one.line:<32} {one.name}")
+            return
+        with remote.server() as client:
+            _print_status(remote.status(client, run_id))
+
+
+def _watch(context: click.Context, run: UUID) -> None:
+    """Follows a run to its end; Ctrl-C leaves it running."""
+    with told_in_words(context):
+        from flows.engine import remote
+
+        try:
+            at = remote.watch(run, click.echo)
+        except KeyboardInterrupt:
+            click.echo(
+                f"The run goes on. Come back with: clip-dissect status {run} --watch\n"
+                f"End it with: prefect flow-run cancel {run}"
+            )
+            return
+        _print_status(at)
+        if not at.is_completed:
+            fail(f"The run ended as {at.state}.", 1)
+
+
+def _print_status(at: Any) -> None:
+    from rich.markdown import Markdown
+
+    click.echo(f"{at.name}: {at.line}{f' ({at.message})' if at.message else ''}")
+    for stage, percent in at.progress.items():
+        click.echo(f"  {stage:<17} {percent:3.0f} %")
+    if at.published:
+        _console().print(Markdown(at.published))
+
+
 @contextmanager
 def _engine() -> Iterator[None]:
     """A Prefect server for the flows inside; progress and errors go to the terminal."""
     context = click.get_current_context()
-    with _errors(context):
+    with told_in_words(context):
         from flows.engine.server import prefect_server
 
         with prefect_server(verbose=context.obj["debug"]):
@@ -207,41 +291,6 @@ def _console() -> Any:
     # Into a pipe or file, tables keep their width: there is no window to fit.
     width = None if sys.stdout.isatty() else WIDTH_IN_PIPES
     return Console(highlight=False, soft_wrap=True, width=width)
-
-
-@contextmanager
-def _errors(context: click.Context) -> Iterator[None]:
-    """What went wrong, in words; a traceback only with --debug."""
-    try:
-        yield
-    except (click.ClickException, click.exceptions.Exit):
-        raise
-    except KeyboardInterrupt:
-        _fail("Stopped. What was finished is kept; run the same command again to go on.", 130)
-    except BrokenPipeError:
-        sys.exit(0)  # the reader of our output has seen enough
-    except Exception as error:
-        if context.obj["debug"]:
-            traceback.print_exc()
-        _fail(_message(error), 1)
-
-
-def _message(error: Exception) -> str:
-    from pydantic import ValidationError
-
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.strerror:
-        return error.strerror
-    if isinstance(error, ValidationError):
-        return "\n".join(str(problem["msg"]) for problem in error.errors())
-    # KeyError shows its message in quotes, as if it were a key.
-    text = str(error.args[0] if isinstance(error, LookupError) and error.args else error) or type(error).__name__
-    known = type(error).__module__.partition(".")[0] in ("tasks", "storage", "flows")
-    return text if known else f"{type(error).__name__}: {text} (`clip-dissect --debug …` shows where)"
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(status)
 
 
 def main() -> None:

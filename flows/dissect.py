@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 
 from flows.engine.progress import follow
 from flows.engine.runners import task_runner
@@ -10,6 +11,7 @@ from flows.label_neurons import label_neurons
 from flows.observe_probe import observe_probe
 from flows.shard_probe import shard_probe
 from storage.files import Folder
+from tasks.announce import announcement
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
 from tasks.spec import DissectSpec
@@ -28,4 +30,5 @@ def dissect(spec: DissectSpec) -> Folder:
         labels = label_neurons.with_options(task_runner=runner)(spec, probe)
     plan = plan_publication(labels, spec)
     follow("publish", [] if plan.is_done else [(publish.submit(plan, passes), 1)], total=1, unit="run")
+    create_markdown_artifact(announcement(plan.out), key="dissection", description=f"Labels of {spec.target}")
     return plan.out

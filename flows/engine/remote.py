@@ -1,0 +1,196 @@
+"""Runs on a Prefect server that stays: deployed, triggered, followed from the shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+
+from tasks.parameters import Group
+
+#: The project's folder: entry points of deployments are relative to it.
+PROJECT = Path(__file__).resolve().parents[2]
+#: How often a run that is watched is asked for.
+SECONDS_BETWEEN_LOOKS = 1.0
+#: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
+PATHS = ("probe", "store", "out", "checkpoint", "clip_checkpoint", "image_embeddings", "concept_embeddings")
+#: Those that are paths where such a file is, and else names.
+PATHS_OR_NAMES = ("clip", "concepts", "truth")
+
+
+class RemoteError(Exception):
+    """A server, deployment, work pool or run that is not there."""
+
+
+@contextmanager
+def server() -> Iterator[SyncPrefectClient]:
+    """A client of the server that is configured. Raises `RemoteError` where there is none, or it does not answer."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise RemoteError(
+            "No Prefect server is configured. Start one with `prefect server start`, and set PREFECT_API_URL to its "
+            "address, as http://127.0.0.1:4200/api; `clip-dissect run` needs none."
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise RemoteError(f"The Prefect server at {url} does not answer ({error}).") from error
+
+
+def deploy(pool: str, kind: str) -> list[str]:
+    """Makes the work pool where it is missing, and deploys all flows to it; returns the names of the deployments."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with server() as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=pool, type=kind))
+        # Prefect's own command reads the file, and there is no call for it.
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        command += ["--prefect-file", "deployments/prefect.yaml"]
+        environment = os.environ | {"CLIP_DISSECT_POOL": pool}
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise RemoteError(f"Prefect could not deploy to {pool}:\n{done.stdout}{done.stderr}".strip())
+        return sorted(_names(client, pool))
+
+
+def submit(spec: Group, deployment: str) -> FlowRun:
+    """Triggers a deployment with a spec; the run begins when a worker takes it."""
+    parameters = spec.model_dump(mode="json", exclude_unset=True)
+    with server() as client:
+        try:
+            found = client.read_deployment_by_name(deployment)
+        except ObjectNotFound as error:
+            known = ", ".join(sorted(_names(client))) or "none"
+            raise RemoteError(
+                f"There is no deployment {deployment!r}, but {known}. `clip-dissect deploy` makes them."
+            ) from error
+        return client.create_flow_run_from_deployment(found.id, parameters={"spec": from_here(parameters)})
+
+
+def from_here(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose paths mean in another working directory what they mean here."""
+
+    def absolute(name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [absolute(name, one) for one in value]
+        if not isinstance(value, str) or ":" in value:
+            return value
+        path = Path(value).expanduser()
+        return str(path.absolute()) if name in PATHS or (path.suffix and path.is_file()) else value
+
+    names = PATHS + PATHS_OR_NAMES
+    return {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    run: UUID
+    name: str
+    state: str
+    message: str
+    is_final: bool
+    is_completed: bool
+    #: Percent by stage, in the order they began.
+    progress: dict[str, float]
+    #: What the run published, as Markdown; None before.
+    published: str | None
+
+    @property
+    def line(self) -> str:
+        """State and progress of the stage at work."""
+        stage = next(reversed(self.progress), None)
+        at = f", {stage} {self.progress[stage]:.0f} %" if stage and not self.is_final else ""
+        return f"{self.state}{at}"
+
+
+def status(client: SyncPrefectClient, run: UUID) -> RunStatus:
+    """How far a run is, by its sub-flows' artifacts. Raises `RemoteError` where the server has no such run."""
+    try:
+        found = client.read_flow_run(run)
+    except ObjectNotFound as error:
+        raise RemoteError(f"The server has no run {run}. `clip-dissect status` lists the last ones.") from error
+    family = [run]
+    for member in family:
+        children = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[member]))
+        family += [child.id for child in client.read_flow_runs(flow_run_filter=children)]
+    of_family = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=family))
+    artifacts = sorted(client.read_artifacts(artifact_filter=of_family), key=lambda one: str(one.created))
+    progress = {
+        str(artifact.description).partition(":")[0]: float(artifact.data)  # type: ignore[arg-type]
+        for artifact in artifacts
+        if artifact.type == "progress"
+    }
+    published = [str(artifact.data) for artifact in artifacts if artifact.key == "dissection"]
+    state = found.state
+    return RunStatus(
+        run,
+        found.name,
+        (state.name if state else None) or "Unknown",
+        (state.message if state else None) or "",
+        bool(state and state.is_final()),
+        bool(state and state.is_completed()),
+        progress,
+        published[-1] if published else None,
+    )
+
+
+def watch(run: UUID, tell: Callable[[str], None]) -> RunStatus:
+    """Follows a run to its end, telling each change."""
+    told = ""
+    with server() as client:
+        while True:
+            at = status(client, run)
+            if at.line != told:
+                told = at.line
+                tell(told)
+            if at.is_final:
+                return at
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def last_runs(limit: int) -> list[RunStatus]:
+    """The last runs of this project's whole flows, newest first."""
+    wanted = FlowFilter(name=FlowFilterName(any_=["dissect", "dissect-new"]))
+    with server() as client:
+        runs = client.read_flow_runs(flow_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
+        return [status(client, run.id) for run in runs]
+
+
+def page_of(run: UUID) -> str:
+    """URL of a run's page."""
+    base = PREFECT_UI_URL.value() or str(PREFECT_API_URL.value()).removesuffix("/api")
+    return f"{base}/runs/flow-run/{run}"
+
+
+def _names(client: SyncPrefectClient, pool: str | None = None) -> list[str]:
+    flows = {flow.id: flow.name for flow in client.read_flows()}
+    deployments = client.read_deployments()
+    return [f"{flows[one.flow_id]}/{one.name}" for one in deployments if pool in (None, one.work_pool_name)]

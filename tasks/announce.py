@@ -1,0 +1,65 @@
+"""A finished run for people to look at where they are: Markdown for the Prefect UI and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from storage.files import Folder
+from storage.tables import read_parquet
+from tasks.publish import LABELS, read_run
+
+#: Layers and first labels that are shown; the report has all of them.
+LAYERS_SHOWN, LABELS_SHOWN = 20, 8
+
+
+def announcement(out: Folder) -> str:
+    """What a published run found, how long it took, and where its tables and its report are, as Markdown."""
+    return "\n".join(_lines(out, read_run(out), read_parquet(out, LABELS, alone=True, columns=COLUMNS)))
+
+
+COLUMNS = ["layer", "neuron", "rank", "concept"]
+
+
+def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[str]:
+    spec, counts, seconds = run["spec"], run["counts"], run["seconds"]
+    yield f"# {_safe(spec['target'])}"
+    yield ""
+    yield (
+        f"{counts['images']:,} images ({counts['rejects']:,} files refused), {counts['concepts']:,} concepts, "
+        f"{spec['similarity']}."
+    )
+    yield ""
+    yield "| layer | neurons | dead | interpretable | first labels |"
+    yield "|---|---:|---:|---:|---|"
+    first = labels[labels["rank"] == 1]
+    for layer, facts in list(run["layers"].items())[:LAYERS_SHOWN]:
+        shown = first.loc[first["layer"] == layer, "concept"].head(LABELS_SHOWN)
+        interpretable = "-" if facts["interpretable"] is None else facts["interpretable"]
+        yield (
+            f"| {_safe(layer)} | {facts['neurons']} | {facts['dead']} | {interpretable} | "
+            f"{', '.join(map(_safe, shown))}{' …' if facts['neurons'] > LABELS_SHOWN else ''} |"
+        )
+    if len(run["layers"]) > LAYERS_SHOWN:
+        yield f"| … {len(run['layers']) - LAYERS_SHOWN} more | | | | |"
+    yield ""
+    if run["accuracy"]:
+        yield f"Accuracy of {_safe(run['accuracy']['layer'])}: {run['accuracy']['top1']:.1%} top-1."
+        yield ""
+    for note in run["notes"]:
+        yield f"- {_safe(note)}"
+    yield ""
+    yield "Seconds of work: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) + "."
+    yield ""
+    yield f"- Report: {out.path('report.html')}"
+    yield f"- Tables: {out.path(LABELS)}, and beside it"
+
+
+def _safe(text: object) -> str:
+    """A name or concept as it is: no table cell ends in it, and nothing in it is marked up."""
+    escaped = str(text).replace("\\", "\\\\").replace("\n", " ")
+    for mark in "|`*_<>[]#":
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return escaped
