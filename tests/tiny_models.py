@@ -44,6 +44,16 @@ def light() -> tuple[nn.Module, None]:
     return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 8, 16, 16), relu=nn.ReLU())), None
 
 
+def small() -> tuple[nn.Module, v2.Compose]:
+    """An untrained network of 448 neurons on images of 32 x 32, with maps and a head."""
+    torch.manual_seed(0)
+    convolutions = OrderedDict(conv1=nn.Conv2d(3, 64, 4, 4), relu=nn.ReLU(), conv2=nn.Conv2d(64, 256, 2, 2))
+    net = nn.Sequential(
+        convolutions | OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(256, 128))
+    )
+    return net, v2.Compose([v2.Resize((32, 32)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+
+
 def latents() -> tuple[nn.Module, v2.Compose]:
     """The colour network, and 2,048 latents of a sparse autoencoder for each pixel of its `conv`."""
     torch.manual_seed(0)
