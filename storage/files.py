@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -73,6 +74,14 @@ class Folder:
         """All bytes of a file. Raises `FileNotFoundError`."""
         with self.open(name) as file:
             return file.read()
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, in hexadecimal digits, in the memory of a part of it. Raises `FileNotFoundError`."""
+        sha256 = hashlib.sha256()
+        with self.open(name) as file:
+            while data := file.read(1 << 20):
+                sha256.update(data)
+        return sha256.hexdigest()
 
     def version(self, name: str) -> str:
         """A text that changes when a file does, without reading it. Raises `FileNotFoundError`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.completion import Rows
@@ -23,6 +25,32 @@ def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
     data = io.BytesIO()
     table.to_parquet(data, index=False, compression="zstd", row_group_size=GROUP_ROWS)
     folder.write(name, data.getvalue())
+
+
+def write_parts(folder: Folder, name: str, parts: Iterable[pd.DataFrame]) -> None:
+    """Writes what follows each other as one table, as `write_parquet` does, in the memory of a part and a row group.
+
+    The first part gives the types of the columns. Raises `ValueError` where there is no part.
+    """
+    with ExitStack() as opened:
+        writer, waiting, num_waiting = None, [], 0
+        for part in parts:
+            table = pa.Table.from_pandas(part, schema=writer.schema if writer else None, preserve_index=False)
+            if writer is None:
+                file = opened.enter_context(folder.writing(name))
+                writer = opened.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
+            waiting.append(table)
+            num_waiting += len(table)
+            if num_waiting >= GROUP_ROWS:
+                # In one piece: the bytes depend on the rows alone, not on the parts they came in.
+                whole = pa.concat_tables(waiting).combine_chunks()
+                num_whole = num_waiting - num_waiting % GROUP_ROWS
+                writer.write_table(whole[:num_whole], row_group_size=GROUP_ROWS)
+                waiting, num_waiting = [whole[num_whole:]], num_waiting - num_whole
+        if writer is None:
+            raise ValueError(f"There is nothing to write in {folder.path(name)}.")
+        if num_waiting:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks())
 
 
 def read_parquet(folder: Folder, name: str, *, alone: bool = False, columns: list[str] | None = None) -> pd.DataFrame:
@@ -41,14 +69,38 @@ def read_rows(folder: Folder, name: str, rows: Rows) -> pd.DataFrame:
     """
     with _damage_named(folder, name, f"the folder {folder.url}"), folder.open(name) as file:
         parquet = pq.ParquetFile(file)
-        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
-        ends = np.cumsum([0, *(group.num_rows for group in groups)])  # of row groups, by the rows before them
-        if rows.stop > ends[-1]:
-            raise ValueError(f"it has {ends[-1]} rows, and rows {rows.start} to {rows.stop - 1} are wanted")
+        ends = _row_group_ends(parquet, rows)
         first, last = np.searchsorted(ends, [rows.start, rows.stop - 1], side="right") - 1
         table: pd.DataFrame = parquet.read_row_groups(range(first, last + 1)).to_pandas()
         table.index = pd.RangeIndex(ends[first], ends[last + 1])
         return table.loc[rows.start : rows.stop - 1]
+
+
+def read_chosen(folder: Folder, name: str, chosen: Sequence[int], columns: list[str] | None = None) -> pd.DataFrame:
+    """Rows of a Parquet table by their numbers, rising and each once, labelled by them; or some of their columns.
+
+    Holds these rows and one row group more. Raises `DamagedError` as `read_rows` does.
+    """
+    with _damage_named(folder, name, f"the folder {folder.url}"), folder.open(name) as file:
+        parquet = pq.ParquetFile(file)
+        wanted = np.asarray(chosen, dtype=np.int64)
+        ends = _row_group_ends(parquet, Rows(wanted[0], wanted[-1] + 1) if len(wanted) else Rows(0, 0))
+        of = np.searchsorted(ends, wanted, side="right") - 1
+        found = [
+            parquet.read_row_group(group, columns).take(wanted[of == group] - ends[group]) for group in np.unique(of)
+        ]
+        table: pd.DataFrame = pa.concat_tables(found or [parquet.read_row_groups([], columns)]).to_pandas()
+        table.index = pd.Index(wanted)
+        return table
+
+
+def _row_group_ends(parquet: pq.ParquetFile, wanted: Rows) -> npt.NDArray[np.int64]:
+    """Where row groups begin, and the end of the last. Raises `ValueError` where the table ends before `wanted`."""
+    groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+    ends = np.cumsum([0, *(group.num_rows for group in groups)])  # of row groups, by the rows before them
+    if wanted.stop > ends[-1]:
+        raise ValueError(f"it has {ends[-1]} rows, and rows {wanted.start} to {wanted.stop - 1} are wanted")
+    return ends
 
 
 @contextmanager

@@ -43,8 +43,7 @@ def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _thumbnails(probe: Folder, top_images: pd.DataFrame) -> dict[str, bytes]:
-    ref = probe_at(probe)
-    wanted = ref.index().iloc[sorted(top_images["row"].unique())]
+    wanted = probe_at(probe).chosen(sorted(top_images["row"].unique()))
     paths = wanted.set_index("row")["path"]
     return {paths[row]: thumbnail(decode(data)) for row, data in read_images(probe, wanted)}
 

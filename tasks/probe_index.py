@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from storage.errors import SourceError
+from storage.files import Folder
 from storage.identity import digest_of
 from storage.shards import INDEX_COLUMNS, MANIFEST
 from storage.sources.joined import path_prefix
-from storage.tables import read_parquet, write_parquet
+from storage.tables import read_parquet, write_parquet, write_parts
 from tasks.packing import Packing
 
 INDEX, REJECTS, WIDS = "index.parquet", "rejects.parquet", "wids.json"
@@ -21,26 +22,26 @@ INDEX, REJECTS, WIDS = "index.parquet", "rejects.parquet", "wids.json"
 def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int | None]) -> None:
     """Joins the tables of the parts, in their order; the manifest last. Raises `SourceError` without any image."""
     folder, parts = packing.folder, packing.parts
-    index = pd.concat([read_parquet(parts.folder, f"{name}.parquet") for name in names], ignore_index=True)
+    shards = [parts.facts(name) for name in names]
+    num_images = sum(shard["num_images"] for shard in shards)
     rejects = pd.concat([read_parquet(parts.folder, f"{name}.rejects.parquet") for name in names], ignore_index=True)
-    if index.empty:
+    if not num_images:
         reasons = "; ".join(f"{r.path}: {r.reason}" for r in rejects.head(3).itertuples())
         # Without this, a rerun after the files were mended in place would find the parts done.
         folder.remove()
         raise SourceError(f"None of the {len(rejects)} image files can be decoded ({reasons}).")
-    index.insert(0, "row", range(len(index)))
-    write_parquet(folder, INDEX, index[INDEX_COLUMNS])
+    digest = _Digest()
+    write_parts(folder, INDEX, map(digest.add, _numbered(parts.folder, names)))
     write_parquet(folder, REJECTS, rejects)
-    for name, table in _tables(packing, index).items():
+    for name, table in _tables(packing).items():
         write_parquet(folder, name, table)
-    shards = [parts.facts(name) for name in names]
     seconds = sum(shard.pop("seconds") for shard in shards)
     folder.write_json(WIDS, _wids(shards))
     folder.write_json(
         MANIFEST,
         {
-            "digest": _digest(index),
-            "num_images": len(index),
+            "digest": digest.finish(),
+            "num_images": num_images,
             "num_rejects": len(rejects),
             "seconds": seconds,
             "sources": {name: source.text for name, source in packing.sources.items()},
@@ -51,12 +52,32 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
     )
 
 
-def _digest(index: pd.DataFrame) -> str:
+def _numbered(folder: Folder, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """The index a part at a time, of the parts that hold an image."""
+    first = 0
+    for name in names:
+        part = read_parquet(folder, f"{name}.parquet")
+        if len(part):
+            part.insert(0, "row", range(first, first + len(part)))
+            first += len(part)
+            yield part[INDEX_COLUMNS]
+
+
+class _Digest:
     """Of the images and their paths, in order: whatever shards they lie in, and wherever those are."""
-    sha256 = hashlib.sha256()
-    for path, content in zip(index["path"], index["sha256"], strict=True):
-        sha256.update(f"{path}\0{content}\n".encode())
-    return digest_of({"images": sha256.hexdigest()})
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, index: pd.DataFrame) -> pd.DataFrame:
+        """Takes in the next rows of the index, and gives them on."""
+        for path, content in zip(index["path"], index["sha256"], strict=True):
+            self._sha256.update(f"{path}\0{content}\n".encode())
+        return index
+
+    def finish(self) -> str:
+        """The digest of all of them."""
+        return digest_of({"images": self._sha256.hexdigest()})
 
 
 def _wids(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -74,14 +95,15 @@ def _wids(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _tables(packing: Packing, index: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _tables(packing: Packing) -> dict[str, pd.DataFrame]:
     """What the sources know beside their images, by file name; of an image, with its row in the index."""
     tables: dict[str, list[pd.DataFrame]] = {}
-    row_of = pd.Series(index["row"].to_numpy(), index["path"])
     for source_name, source in packing.sources.items():
         prefix = path_prefix(source_name, packing.sources)
         for name, table in source.tables().items():
             if "path" in table:
+                index = read_parquet(packing.folder, INDEX, columns=["row", "path"])
+                row_of = pd.Series(index["row"].to_numpy(), index["path"])
                 table = table.assign(path=prefix + table["path"])
                 table = table[table["path"].isin(row_of.index)]
                 table.insert(0, "row", row_of[table["path"]].to_numpy())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from prefect import task
@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from storage.completion import Completion
 from storage.errors import IncompleteError
 from storage.files import Folder
-from storage.identity import digest_of, digest_of_bytes
+from storage.identity import digest_of
 from storage.shards import MANIFEST
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
@@ -63,7 +63,7 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
         "top_images": spec.top_images,
         "tau": [spec.cut.similarity, spec.cut.null_quantile],
         # The same images may come under other names, and with other refused files.
-        "index": digest_of_bytes(b"".join(labels.probe.folder.read(name) for name in (INDEX, REJECTS))),
+        "index": [labels.probe.folder.sha256(name) for name in (INDEX, REJECTS)],
     }
     digest = digest_of(identity)
     out = Folder.at(spec.out) if spec.out else labels.store.run(digest)
@@ -95,7 +95,7 @@ def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
     write_report(plan.out, run, labels, top_images, rejects)
     run["passes"] = [one.as_row() for one in passes]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
-    run["files"] = {name: _sha256(plan.out.read(name)) for name in FILES}
+    run["files"] = {name: plan.out.sha256(name) for name in FILES}
     plan.out.write_json(RUN, run)
 
 
@@ -130,7 +130,7 @@ def republish_report(out: str) -> str:
     run = read_run(folder)
     tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
     write_report(folder, run, *tables)
-    run["files"][REPORT] = _sha256(folder.read(REPORT))
+    run["files"][REPORT] = folder.sha256(REPORT)
     folder.write_json(RUN, run)
     return folder.path(REPORT)
 
@@ -210,7 +210,7 @@ def _ignored(plan: PublishPlan, layer: str, num_activations: int) -> str:
     of = plan.labels.activations
     markers = of.done(layer)
     rows = [row for name in sorted(markers.done()) for row in markers.facts(name)["ignored"]["images"]]
-    paths = plan.labels.probe.index()["path"].iloc[rows[:3]].tolist()
+    paths = plan.labels.probe.paths(np.array(rows[:3])).tolist()
     return (
         f"{num_activations} activations of {layer} are NaN or infinite; each such image is ignored for that neuron "
         f"({', '.join(paths)}{' …' if len(rows) > 3 else ''})."
@@ -249,7 +249,7 @@ def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:
         for layer, table in tables.items()
     ]
     table = pd.concat(shown, ignore_index=True)
-    table.insert(3, "image", plan.labels.probe.index()["path"].to_numpy()[table["row"]])
+    table.insert(3, "image", plan.labels.probe.paths(table["row"].to_numpy()))
     return table
 
 
@@ -261,9 +261,5 @@ def _is_intact(out: Folder, digest: str) -> bool:
     except ValueError:
         return False  # torn
     return bool(run.get("digest") == digest) and all(
-        out.exists(name) and _sha256(out.read(name)) == sha256 for name, sha256 in run["files"].items()
+        out.exists(name) and out.sha256(name) == sha256 for name, sha256 in run["files"].items()
     )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

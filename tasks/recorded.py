@@ -30,8 +30,12 @@ def top_images(ref: ActivationsRef, num_images: int, layer: str, k: int, neurons
     blocks = []
     for start in range(first, last, summaries.COLUMNS_PER_CHUNK):
         block = slice(start, min(start + summaries.COLUMNS_PER_CHUNK, last))
-        tops = list(summaries.read_top_images(group, layer, num_images, block))
-        blocks.append(tops[0].merge(*tops[1:], k=k))
+        top: TopImages | None = None
+        for some in summaries.read_top_images(group, layer, num_images, block):
+            first_of, *others = [top, *some] if top else some
+            top = first_of.merge(*others, k=k)
+        assert top is not None  # a probe set has an image
+        blocks.append(top)
     return TopImages(torch.cat([top.values for top in blocks], 1), torch.cat([top.rows for top in blocks], 1))
 
 
@@ -74,8 +78,11 @@ def embeddings(ref: EmbeddingsRef, num_images: int, wanted: Tensor | None = None
     A group with no wanted row is not read. Raises `ArrayError` where they are damaged or lost.
     """
     group = ref.group()
-    wanted = torch.arange(num_images) if wanted is None else wanted
     for rows in groups(num_images):
-        here = wanted[(wanted >= rows.start) & (wanted < rows.stop)] - rows.start
-        if len(here):
-            yield torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, rows))[here]
+        here: slice | Tensor = ALL
+        if wanted is not None:
+            first, last = torch.searchsorted(wanted, torch.tensor([rows.start, rows.stop]))
+            if first == last:
+                continue
+            here = wanted[first:last] - rows.start
+        yield torch.from_numpy(arrays.read_finished_rows(group, EMBEDDINGS, rows))[here]

@@ -9,6 +9,8 @@ from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -22,7 +24,7 @@ from storage.shards import MANIFEST
 from storage.sources.joined import joined, named, selected
 from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
-from storage.tables import read_parquet, read_rows, write_parquet
+from storage.tables import read_chosen, read_parquet, read_rows, write_parquet
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, REJECTS, write_index
 from tasks.spec import ShardSpec
@@ -52,6 +54,15 @@ class ProbeRef:
     def rows(self, rows: Rows) -> pd.DataFrame:
         """Some rows of the index, labelled as in `index`, in the memory of these. Raises `DamagedError`."""
         return read_rows(self.folder, INDEX, rows)
+
+    def chosen(self, rows: Sequence[int]) -> pd.DataFrame:
+        """Rows of the index by their numbers, rising and each once, labelled as in `index`. Raises `DamagedError`."""
+        return read_chosen(self.folder, INDEX, rows)
+
+    def paths(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+        """What images of any rows are called, in the memory of these."""
+        numbers, where = np.unique(rows, return_inverse=True)
+        return read_chosen(self.folder, INDEX, numbers.tolist(), ["path"])["path"].to_numpy(dtype=object)[where]
 
     def rejects(self) -> pd.DataFrame:
         """Refused inputs with their reasons."""

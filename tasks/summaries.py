@@ -14,11 +14,13 @@ import zarr
 from torch import Tensor
 
 from storage import arrays
-from storage.completion import Rows, groups, rows_per_group
+from storage.completion import Rows, groups, rows_per_group, steps
 from storage.layout import safe
 from tasks.dissection.streaming import Statistics, TopImages
 from tasks.parameters import TOP_IMAGES_RECORDED as TOP_IMAGES_RECORDED
 
+#: Shard groups that are read at a time: of a hundred million images there are 6,104, in a hundred times the memory.
+GROUPS_AT_A_TIME = 64
 #: A shard group has few rows here, so that chunks as narrow as those of activations would be many small ones.
 COLUMNS_PER_CHUNK = 512
 
@@ -77,24 +79,27 @@ def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, kept: Kept
     arrays.write_rows(group, _name(layer, STATISTICS), at, statistics[None].numpy())
 
 
-def read_top_images(group: zarr.Group, layer: str, num_images: int, neurons: slice) -> Iterator[TopImages]:
-    """The top images of every shard group in order. Raises `ArrayError` where they are damaged or lost."""
+def read_top_images(group: zarr.Group, layer: str, num_images: int, neurons: slice) -> Iterator[list[TopImages]]:
+    """The top images of every shard group in order, of `GROUPS_AT_A_TIME` groups at a time.
+
+    Raises `ArrayError` where they are damaged or lost.
+    """
     of = groups(num_images)
     num_whole = num_images // len(of[0])
-    for at, num_rows in ((Rows(0, num_whole), len(of[0])), (Rows(num_whole, len(of)), len(of[-1]))):
-        if len(at):
+    for whole, num_rows in ((Rows(0, num_whole), len(of[0])), (Rows(num_whole, len(of)), len(of[-1]))):
+        for at in steps(whole, GROUPS_AT_A_TIME):
             part = slice(min(TOP_IMAGES_RECORDED, num_rows)), neurons
             values = arrays.read_finished_rows(group, _name(layer, TOP_VALUES), at, *part)  # [groups, K, n]
             rows = arrays.read_finished_rows(group, _name(layer, TOP_ROWS), at, *part)
-            yield from map(TopImages, torch.from_numpy(values), torch.from_numpy(rows).long())
+            yield list(map(TopImages, torch.from_numpy(values), torch.from_numpy(rows).long()))
 
 
 def read_statistics(group: zarr.Group, layer: str, num_images: int, neurons: slice) -> Iterator[Statistics]:
     """The statistics of every shard group in order. Raises `ArrayError` where they are damaged or lost."""
-    at = Rows(0, len(groups(num_images)))
-    for block in arrays.read_finished_rows(group, _name(layer, STATISTICS), at, slice(None), neurons):  # [4, n]
-        count, minimum, maximum, total = torch.from_numpy(block)
-        yield Statistics(count.long(), minimum.float(), maximum.float(), total)
+    for at in steps(Rows(0, len(groups(num_images))), GROUPS_AT_A_TIME):
+        for block in arrays.read_finished_rows(group, _name(layer, STATISTICS), at, slice(None), neurons):  # [4, n]
+            count, minimum, maximum, total = torch.from_numpy(block)
+            yield Statistics(count.long(), minimum.float(), maximum.float(), total)
 
 
 def _name(layer: str, array: str) -> str:

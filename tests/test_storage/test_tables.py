@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 from storage.completion import Rows
 from storage.errors import DamagedError
 from storage.files import Folder
-from storage.tables import GROUP_ROWS, read_parquet, read_rows, write_csv, write_parquet
+from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_csv, write_parquet, write_parts
 
 TABLE = pd.DataFrame(
     {
@@ -87,6 +88,45 @@ def test_row_groups_that_hold_no_row_asked_for_are_not_read(folder: Folder) -> N
     for rows in (Rows(0, 1), Rows(middle.start - 1, middle.stop), Rows(middle.start, middle.stop + 1)):
         with pytest.raises(DamagedError, match=r"(?s)x\.parquet is damaged .*Remove the folder .* run again"):
             read_rows(folder, "x.parquet", rows)
+
+
+@pytest.mark.parametrize("step", [1_000, GROUP_ROWS - 1, GROUP_ROWS, 2 * GROUP_ROWS + 1, len(LARGE)])
+def test_parts_make_the_same_bytes_however_they_are_cut(step: int, folder: Folder) -> None:
+    for name, size in (("x.parquet", step), ("y.parquet", len(LARGE))):
+        write_parts(folder, name, (LARGE[first : first + size] for first in range(0, len(LARGE), size)))
+    assert folder.read("x.parquet") == folder.read("y.parquet")
+    write_parquet(folder, "z.parquet", LARGE)
+    pd.testing.assert_frame_equal(read_parquet(folder, "x.parquet"), read_parquet(folder, "z.parquet"))
+    metadata = pq.ParquetFile(io.BytesIO(folder.read("x.parquet"))).metadata
+    sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert sizes == [GROUP_ROWS, GROUP_ROWS, 3]
+
+
+def test_a_table_of_parts_is_there_whole_or_not_at_all(folder: Folder) -> None:
+    def parts() -> Iterator[pd.DataFrame]:
+        yield LARGE
+        raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        write_parts(folder, "x.parquet", parts())
+    with pytest.raises(ValueError, match="nothing to write"):
+        write_parts(folder, "x.parquet", iter([]))
+    assert folder.names() == []
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [7, 8, GROUP_ROWS - 1, GROUP_ROWS, 2 * GROUP_ROWS + 2], list(range(9))])
+def test_chosen_rows_are_those_of_the_whole_table(chosen: list[int], folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", LARGE)
+    whole = read_parquet(folder, "x.parquet")
+    pd.testing.assert_frame_equal(read_chosen(folder, "x.parquet", chosen), whole.iloc[chosen])
+    of = read_chosen(folder, "x.parquet", chosen, ["path"])
+    pd.testing.assert_frame_equal(of, whole[["path"]].iloc[chosen])
+
+
+def test_chosen_rows_that_a_table_has_not_are_damage(folder: Folder) -> None:
+    write_parquet(folder, "x.parquet", TABLE)
+    with pytest.raises(DamagedError, match=r"it has 2 rows, and rows 0 to 2 are wanted\).*Remove the folder"):
+        read_chosen(folder, "x.parquet", [0, 2])
 
 
 def test_rows_that_a_table_has_not_are_damage_with_both_numbers(folder: Folder) -> None:

@@ -28,11 +28,12 @@ LAYER = "blocks.0/a b"
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups of 12 images or twice as many, of which 5 are kept; chunks of 3 neurons."""
+    """Groups of 12 images or twice as many, of which 5 are kept; chunks of 3 neurons; 2 groups read at a time."""
     monkeypatch.setattr("storage.completion.ROWS_UNIT", 12)
     monkeypatch.setattr("storage.completion.MAX_TASKS", 4)
     monkeypatch.setattr(summaries, "TOP_IMAGES_RECORDED", 5)
     monkeypatch.setattr(summaries, "COLUMNS_PER_CHUNK", 3)
+    monkeypatch.setattr(summaries, "GROUPS_AT_A_TIME", 2)
 
 
 def drawn(num_images: int, num_neurons: int = 7) -> Tensor:
