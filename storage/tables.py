@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -27,29 +28,27 @@ def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
     folder.write(name, data.getvalue())
 
 
-def write_parts(folder: Folder, name: str, parts: Iterable[pd.DataFrame]) -> None:
-    """Writes what follows each other as one table, as `write_parquet` does, in the memory of a part and a row group.
+def write_parts(file: IO[bytes], parts: Iterable[pd.DataFrame]) -> None:
+    """Writes tables that follow each other as one, as `write_parquet` does, in the memory of a part and a row group.
 
-    The first part gives the types of the columns. Raises `ValueError` where there is no part.
+    The first gives the types of the columns; there has to be one.
     """
+    waiting: list[pa.Table] = []
+    num_waiting = 0
     with ExitStack() as opened:
-        writer, waiting, num_waiting = None, [], 0
+        writer: pq.ParquetWriter | None = None
         for part in parts:
-            table = pa.Table.from_pandas(part, schema=writer.schema if writer else None, preserve_index=False)
-            if writer is None:
-                file = opened.enter_context(folder.writing(name))
-                writer = opened.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
-            waiting.append(table)
-            num_waiting += len(table)
+            waiting.append(pa.Table.from_pandas(part, writer.schema if writer else None, preserve_index=False))
+            num_waiting += len(part)
+            writer = writer or opened.enter_context(pq.ParquetWriter(file, waiting[0].schema, compression="zstd"))
             if num_waiting >= GROUP_ROWS:
                 # In one piece: the bytes depend on the rows alone, not on the parts they came in.
                 whole = pa.concat_tables(waiting).combine_chunks()
                 num_whole = num_waiting - num_waiting % GROUP_ROWS
                 writer.write_table(whole[:num_whole], row_group_size=GROUP_ROWS)
                 waiting, num_waiting = [whole[num_whole:]], num_waiting - num_whole
-        if writer is None:
-            raise ValueError(f"There is nothing to write in {folder.path(name)}.")
         if num_waiting:
+            assert writer is not None  # of the part that waits
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
 
 

@@ -31,7 +31,8 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
         folder.remove()
         raise SourceError(f"None of the {len(rejects)} image files can be decoded ({reasons}).")
     digest = _Digest()
-    write_parts(folder, INDEX, map(digest.add, _numbered(parts.folder, names)))
+    with folder.writing(INDEX) as file:
+        write_parts(file, map(digest.add, _numbered(parts.folder, names)))
     write_parquet(folder, REJECTS, rejects)
     for name, table in _tables(packing).items():
         write_parquet(folder, name, table)

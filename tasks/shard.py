@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, islice, pairwise
 from operator import attrgetter
+from tempfile import TemporaryFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ from storage.shards import MANIFEST
 from storage.sources.joined import joined, named, selected
 from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
-from storage.tables import read_chosen, read_parquet, read_rows, write_parquet
+from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, REJECTS, write_index
 from tasks.spec import ShardSpec
@@ -34,6 +36,8 @@ from tasks.torchvision_sets import ALL_KINDS
 VERSION = 2
 LISTING_COLUMNS = [field.name for field in fields(SourceImage)]
 LISTING = "listing.parquet"
+#: Files of the listing that a task reads at a time, of parts that begin in one such range.
+FILES_READ = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -129,28 +133,26 @@ def plan_shards(spec: ShardSpec) -> ShardPlan:
     if spec.resize is not None:
         _refuse_in_place(sources, spec.resize)
     selection = spec.limit, spec.sample, spec.sample_seed
-    images = selected(joined(sources), *selection)
-    # Names, sizes and times stand for the content here, as in git's index: a file that changes gets new shards,
-    # and what is computed from shards depends on their content alone.
-    sha256 = hashlib.sha256()
-    for image in images:
-        sha256.update(f"{image.source}\0{image.path}\0{image.num_bytes}\0{image.version}\0{image.label}\n".encode())
-    parameters = {
-        "version": VERSION,
-        "listing": sha256.hexdigest(),
-        "images_per_shard": spec.images_per_shard,
-        "selection": list(selection),
-        "resize": spec.resize,
-    }
-    packing = Packing(store.probe(digest_of(parameters)), sources, spec.resize)
-    parts = _parts(images, spec.images_per_shard)
-    if packing.folder.exists(MANIFEST):
-        return ShardPlan(packing, selection, len(images), len(parts), ())
-    done = packing.parts.done()
-    columns = attrgetter(*LISTING_COLUMNS)
-    write_parquet(packing.folder, LISTING, pd.DataFrame(map(columns, images), columns=LISTING_COLUMNS))
+    listing = _Listing(spec.images_per_shard)
+    with TemporaryFile() as file:  # where it belongs is known when all is listed
+        write_parts(file, listing.tables(selected(joined(sources), *selection)))
+        parameters = {
+            "version": VERSION,
+            "listing": listing.sha256.hexdigest(),
+            "images_per_shard": spec.images_per_shard,
+            "selection": list(selection),
+            "resize": spec.resize,
+        }
+        packing = Packing(store.probe(digest_of(parameters)), sources, spec.resize)
+        parts = listing.parts
+        if packing.folder.exists(MANIFEST):
+            return ShardPlan(packing, selection, listing.num_files, len(parts), ())
+        done = packing.parts.done()
+        file.seek(0)
+        with packing.folder.writing(LISTING) as out:
+            shutil.copyfileobj(file, out)
     missing = tuple(part for part in parts if part.name not in done)
-    return ShardPlan(packing, selection, len(images), len(parts), missing)
+    return ShardPlan(packing, selection, listing.num_files, len(parts), missing)
 
 
 def _refuse_in_place(sources: dict[str, Source], side: int) -> None:
@@ -162,31 +164,55 @@ def _refuse_in_place(sources: dict[str, Source], side: int) -> None:
             )
 
 
-def _parts(images: Sequence[SourceImage], images_per_shard: int) -> tuple[ShardPart, ...]:
-    """A part per tar used in place; what is copied is cut into shards, across sources."""
-    parts: list[ShardPart] = []
-    start = 0
-    for _, stretch in groupby(images, lambda image: image.offset >= 0 and (image.source, image.url)):
-        stretch_images = list(stretch)
-        stop = start + len(stretch_images)
-        step = len(stretch_images) if stretch_images[0].offset >= 0 else images_per_shard
-        parts += [
-            ShardPart(len(parts) + number, first, min(first + step, stop))
-            for number, first in enumerate(range(start, stop, step))
-        ]
-        start = stop
-    return tuple(parts)
+class _Listing:
+    """What is listed, in the memory of some images: its digest, and the parts that it is cut into.
+
+    A part per tar used in place; what is copied is cut into shards, across sources.
+    """
+
+    def __init__(self, images_per_shard: int) -> None:
+        self._images_per_shard = images_per_shard
+        self._starts: list[int] = []
+        self._tar: tuple[str, str] | None = None
+        self.sha256, self.num_files = hashlib.sha256(), 0
+
+    def tables(self, images: Iterator[SourceImage]) -> Iterator[pd.DataFrame]:
+        """The listing, some rows at a time."""
+        columns = attrgetter(*LISTING_COLUMNS)
+        while some := list(islice(images, GROUP_ROWS)):
+            for image in some:
+                self._add(image)
+            yield pd.DataFrame(map(columns, some), columns=LISTING_COLUMNS)
+
+    def _add(self, image: SourceImage) -> None:
+        # Names, sizes and times stand for the content here, as in git's index: a file that changes gets new shards,
+        # and what is computed from shards depends on their content alone.
+        text = f"{image.source}\0{image.path}\0{image.num_bytes}\0{image.version}\0{image.label}\n"
+        self.sha256.update(text.encode())
+        tar = (image.source, image.url) if image.offset >= 0 else None
+        is_first = not self._starts or tar != self._tar
+        if is_first or (tar is None and self.num_files - self._starts[-1] == self._images_per_shard):
+            self._starts.append(self.num_files)
+        self._tar = tar
+        self.num_files += 1
+
+    @property
+    def parts(self) -> tuple[ShardPart, ...]:
+        """All parts, in order."""
+        bounds = pairwise([*self._starts, self.num_files])
+        return tuple(ShardPart(number, start, stop) for number, (start, stop) in enumerate(bounds))
 
 
 @task(task_run_name="{work}", cache_policy=NO_CACHE)
 def make_shards(packing: Packing, work: ShardWork) -> int:
     """Packs the parts, each marked when it is done; returns how many images they hold."""
-    listing = read_rows(packing.folder, LISTING, Rows(work.parts[0].start, work.parts[-1].stop))[LISTING_COLUMNS]
     num_images = 0
-    for part in work.parts:
-        records = listing.loc[part.start : part.stop - 1].itertuples(index=False)
-        images = [SourceImage(*record) for record in records]
-        num_images += pack(packing, part.name, images)
+    for _, parts in groupby(work.parts, lambda part: part.start // FILES_READ):
+        near = list(parts)
+        listing = read_rows(packing.folder, LISTING, Rows(near[0].start, near[-1].stop))[LISTING_COLUMNS]
+        for part in near:
+            records = listing.loc[part.start : part.stop - 1].itertuples(index=False)
+            num_images += pack(packing, part.name, [SourceImage(*record) for record in records])
     return num_images
 
 

@@ -43,13 +43,16 @@ def path_prefix(name: str, sources: Mapping[str, Source]) -> str:
 
 def selected(
     images: Iterator[SourceImage], limit: int | None, sample: int | None, sample_seed: int
-) -> list[SourceImage]:
-    """The first `limit` images; of those, `sample` random ones, in their order."""
-    found = list(islice(images, limit))
-    if sample is None or sample >= len(found):
-        return found
+) -> Iterator[SourceImage]:
+    """The first `limit` images; of those, `sample` random ones, in their order. To sample holds all of them."""
+    first = islice(images, limit)
+    if sample is None:
+        return first
+    found = list(first)
+    if sample >= len(found):
+        return iter(found)
     rows = np.random.default_rng(sample_seed).choice(len(found), sample, replace=False)
-    return [found[row] for row in np.sort(rows)]
+    return (found[row] for row in np.sort(rows))
 
 
 def key_of(path: str) -> str:

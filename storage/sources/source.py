@@ -19,7 +19,7 @@ IMAGE_ENDINGS = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceImage:
     """One candidate for the probe set."""
 

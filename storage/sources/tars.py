@@ -51,11 +51,12 @@ class Tars(Source):
                 lists = list(pool.map(lambda tar: self._listed(root, tar), batch))
             for tar, (version, members) in zip(batch, lists, strict=True):
                 num_members += len(members)
+                url = root.path(tar)
                 for member in members[members["key"] != ""].itertuples():
                     num_images += 1
                     yield SourceImage(
                         f"{tar}/{str(member.name).removeprefix('./')}",
-                        root.path(tar),
+                        url,
                         int(str(member.num_bytes)),
                         version,
                         str(member.label),

@@ -91,11 +91,11 @@ def test_a_sample_is_of_the_first_and_keeps_their_order(
     count: int, limit: int | None, sample: int | None, seed: int
 ) -> None:
     images = numbered(count)
-    chosen = selected(iter(images), limit, sample, seed)
+    chosen = list(selected(iter(images), limit, sample, seed))
     within = images[:limit]
     assert len(chosen) == min(len(within), sample or len(within))
     assert chosen == [image for image in within if image in chosen]
-    assert chosen == selected(iter(images), limit, sample, seed)
+    assert chosen == list(selected(iter(images), limit, sample, seed))
 
 
 def test_another_seed_gives_another_sample() -> None:
