@@ -88,8 +88,10 @@ class Memory:
         """Takes them all once."""
         now: Counter[str] = Counter()
         for pid, command in _tree(self.pid):
-            kind = "run" if pid == self.pid else "server" if "server_process" in command else "workers"
-            now[kind] += _resident(pid)
+            kinds = ("server", "server_process"), ("workers", "spawn_main")
+            kind = "run" if pid == self.pid else next((kind for kind, part in kinds if part in command), None)
+            if kind:  # others are copies of the run, for the moment before they become what it starts
+                now[kind] += _resident(pid)
         self.peaks[-1] |= now
 
     def ended(self, stage: str) -> None:
@@ -209,7 +211,7 @@ def tell(of: Measured) -> None:
     print(f"\n{of.num_images:,} images: {of.seconds:.1f} s, {of.num_tasks} tasks")
     for stage, peak in zip([*of.memory.stages, "after that"], of.memory.peaks, strict=True):
         seconds = f"{of.stages[stage]:7.1f} s" if stage in of.stages else ""
-        rate = f"{of.num_images / max(0.1, of.stages[stage]):8,.0f} images/s" if stage in of.stages else ""
+        rate = f"{of.num_images / of.stages[stage]:8,.0f} images/s" if stage in ("shard", "embed and record") else ""
         print(f"  {stage:<17} {seconds:>9} {rate:>17}   " + ", ".join(f"{kind} {mb} MB" for kind, mb in peak.items()))
     print("  seconds of work   " + ", ".join(f"{what} {seconds:.1f}" for what, seconds in of.work.items()))
     for kind, number in of.objects.items():
@@ -244,11 +246,10 @@ def main() -> None:
         "neurons": NEURONS,
         "memory_ratio": round(peaks["run"][1] / peaks["run"][0], 3),
         "peak_mb": peaks,
-        "bytes_more_an_image": round(
-            (peaks["run"][1] - peaks["run"][0]) * 2**20 / (whole.num_images - quarter.num_images)
-        ),
+        "shard_peak_mb": [of.memory.peaks[0]["run"] for of in (quarter, whole)],
         "seconds": [round(of.seconds, 1) for of in (quarter, whole)],
-        "images_per_second": {stage: round(given.images / max(0.1, took)) for stage, took in whole.stages.items()},
+        "stages": whole.stages,
+        "work": whole.work,
         "tasks": [of.num_tasks for of in (quarter, whole)],
         "objects": [of.objects.total() for of in (quarter, whole)],
         "bytes_an_image": {kind: round(number / given.images, 1) for kind, number in whole.num_bytes.items()},
