@@ -1,6 +1,6 @@
 """A layer of 131,072 neurons, 20,000 concepts, top images out of 1,000,000 recorded ones: time and peak memory.
 
-    python -m tests.benchmarks.latents [--neurons 131072] [--concepts 20000] [--images 1000000] [--memory 2.2]
+    python -m tests.benchmarks.latents [--neurons 131072] [--concepts 20000] [--images 1000000] [--memory 2.0]
 
 The recording is drawn at random and written first (10 GB). Labelling then runs in a process of its own, with two
 tasks at a time as threads do; its peak is above what the process holds with everything imported.
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for option, default in (("neurons", 131_072), ("concepts", 20_000), ("images", 1_000_000)):
         parser.add_argument(f"--{option}", type=int, default=default)
-    parser.add_argument("--memory", type=float, default=2.2)
+    parser.add_argument("--memory", type=float, default=2.0)
     parser.add_argument("--label", metavar="FOLDER", type=Path, help="label what was written there")
     given = parser.parse_args()
     sizes = given.images, given.neurons, given.concepts, given.memory
