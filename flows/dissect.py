@@ -29,6 +29,7 @@ def dissect(spec: DissectSpec) -> Folder:
         _, passes = observe_probe.with_options(task_runner=runner)(embed=spec, record=spec, probe=probe)
         labels = label_neurons.with_options(task_runner=runner)(spec, probe)
     plan = plan_publication(labels, spec)
-    follow("publish", [] if plan.is_done else [(publish.submit(plan, passes), 1)], total=1, unit="run")
+    publishing = publish.with_options(assets=[plan.asset], asset_deps=plan.made_of)
+    follow("publish", [] if plan.is_done else [(publishing.submit(plan, passes), 1)], total=1, unit="run")
     create_markdown_artifact(announcement(plan.out), key="dissection", description=f"Labels of {spec.target}")
     return plan.out

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from prefect import task
+from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Completion
@@ -37,6 +39,8 @@ VERSION = 2
 RUN, SPEC = "run.json", "spec.yaml"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
+#: Characters of an asset's key.
+LONGEST_ASSET = 512
 FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)
 PACKAGES = ("clip-dissect", "prefect", "torch", "torchvision", "open_clip_torch", "zarr", "webdataset", "numpy")
 
@@ -50,6 +54,29 @@ class PublishPlan:
     out: Folder
     digest: str
     is_done: bool
+
+    @property
+    def asset(self) -> str:
+        """Key of the label tables among Prefect's assets."""
+        return _asset(self.out.path(LABELS))
+
+    @property
+    def made_of(self) -> list[str | Asset]:
+        """Keys of what the tables are made of: probe set, network, CLIP model or embeddings."""
+        spec = self.spec
+        models = {
+            "targets": spec.checkpoint or spec.target,
+            "clip": spec.clip_checkpoint or spec.clip,
+            "embeddings": spec.image_embeddings,
+        }
+        named = [_asset(f"clipdissect://{kind}/{name}") for kind, name in models.items() if name]
+        return [_asset(self.labels.probe.folder.url), *named]
+
+
+def _asset(url: str) -> str:
+    """A URL or path as Prefect's assets are named: with a scheme, of plain characters, and not long."""
+    whole = url if "://" in url else f"file://{Path(url).absolute()}"
+    return re.sub(r"[^\w.:/@=+-]", "_", whole)[:LONGEST_ASSET]
 
 
 def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
@@ -70,7 +97,9 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
     return PublishPlan(spec, labels, out, digest, _is_intact(out, digest))
 
 
-@task(task_run_name="publish tables and report", cache_policy=NO_CACHE)
+@materialize(
+    "clipdissect://label-tables", by="clip-dissect", task_run_name="publish tables and report", cache_policy=NO_CACHE
+)
 def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
     """Writes tables, report and spec, then `run.json`, which names them all with their digests.
 

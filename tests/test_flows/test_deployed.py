@@ -113,8 +113,26 @@ def options(parameters: dict[str, Any]) -> list[str]:
     return words
 
 
+def related_to_the_asset(key: str, url: str) -> set[str]:
+    """What the server says an asset was made of."""
+    wanted = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}, "limit": 50}
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        found = httpx.post(f"{url}/events/filter", json=wanted, timeout=30).json()["events"]
+        for event in found:
+            if event["resource"]["prefect.resource.id"] == key:
+                return {resource["prefect.resource.id"] for resource in event["related"]}
+        time.sleep(0.5)
+    raise AssertionError(f"The server has no asset {key}.")
+
+
 def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables(
-    worker: Path, shell: Shell, tiny: dict[str, Any], base: dict[str, Any], tmp_path: Path
+    worker: Path,
+    shell: Shell,
+    environment: dict[str, str],
+    tiny: dict[str, Any],
+    base: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     # Paths as typed in a folder: a worker has another one.
     relative = {
@@ -130,6 +148,9 @@ def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
     labels = pd.read_parquet(tmp_path / "out" / "labels.parquet")
     assert set(labels["layer"]) == {"conv", "head"}
+    made_of = related_to_the_asset(f"file://{tmp_path}/out/labels.parquet", environment["PREFECT_API_URL"])
+    assert "clipdissect://targets/tests.tiny_models:colours" in made_of
+    assert any(key.startswith(f"file://{tmp_path}/store/probes/") for key in made_of)
 
     listed = shell("status").stdout.splitlines()
     assert listed[0].endswith("dissect tests.tiny_models:colours") and "Completed" in listed[0]
