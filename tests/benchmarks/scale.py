@@ -201,6 +201,8 @@ def stored(store: Path) -> tuple[Counter[str], Counter[str]]:
             kind = "summaries"
         elif kind == "probes":
             kind = "probe parts" if within.name == "parts" else "probe"
+        if not names:
+            continue
         objects[kind] += len(names)
         num_bytes[kind] += sum((Path(folder) / name).stat().st_size for name in names)
     return objects, num_bytes
