@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
 import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import DamagedError
 
@@ -104,7 +106,11 @@ class Folder:
 
     def open(self, name: str) -> IO[bytes]:
         """A file opened for reading, with `seek`."""
-        file: IO[bytes] = fsspec.open(self.path(name), "rb").open()
+        fs, path = fsspec.url_to_fs(self.path(name))
+        if isinstance(fs, MemoryFileSystem):
+            # It would give all readers one file, with one position among them.
+            return BytesIO(fs.cat_file(path))
+        file: IO[bytes] = fs.open(path, "rb")
         return file
 
     def write(self, name: str, data: bytes) -> None:

@@ -159,3 +159,9 @@ def test_a_url_with_a_protocol_is_not_local(url: str, local: bool) -> None:
 def test_a_file_url_is_the_local_folder_it_names(tmp_path: Path) -> None:
     # Taken for a remote file system, its files would be written in place, not aside.
     assert Folder.at(f"file://{tmp_path}/folder") == Folder.at(f"{tmp_path}/folder")
+
+
+def test_readers_of_one_file_do_not_share_a_position(folder: Folder) -> None:
+    folder.write("one", b"abcdef")
+    with folder.open("one") as first, folder.open("one") as second:
+        assert (first.read(3), second.read(2), first.read(), second.read()) == (b"abc", b"ab", b"def", b"cdef")
