@@ -52,10 +52,10 @@ def run(spec_file: Path | None, **options: Any) -> None:
 def shard(spec_file: Path | None, **options: Any) -> None:
     """Stage 1: packs probe images into WebDataset shards with an index."""
     spec = build_spec(ShardSpec, spec_file, options)
-    with _engine(), _runner(spec) as runner:
+    with _engine(), _runners(spec) as runners:
         from flows.shard_probe import shard_probe
 
-        probe = shard_probe.with_options(task_runner=runner)(spec)
+        probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
         click.echo(f"{probe.num_images:,} images, {probe.num_shards:,} shards, {probe.num_rejects:,} files refused.")
         click.echo(f"Shards and index: {probe.folder.url}")
 
@@ -65,10 +65,10 @@ def shard(spec_file: Path | None, **options: Any) -> None:
 def embed(spec_file: Path | None, **options: Any) -> None:
     """Stage 2a: embeds the probe images, and the concepts where they are given."""
     spec = build_spec(EmbedSpec, spec_file, options)
-    with _engine(), _runner(spec) as runner:
+    with _engine(), _runners(spec) as runners:
         from flows.observe_probe import observe_probe
 
-        plan, _ = observe_probe.with_options(task_runner=runner)(embed=spec)
+        plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(embed=spec)
         assert plan.embeddings is not None
         click.echo(f"Image embeddings: {plan.embeddings.store.embeddings(plan.embeddings.digest)}")
 
@@ -78,10 +78,10 @@ def embed(spec_file: Path | None, **options: Any) -> None:
 def record(spec_file: Path | None, **options: Any) -> None:
     """Stage 2b: records the activations of the network's layers."""
     spec = build_spec(RecordSpec, spec_file, options)
-    with _engine(), _runner(spec) as runner:
+    with _engine(), _runners(spec) as runners:
         from flows.observe_probe import observe_probe
 
-        plan, _ = observe_probe.with_options(task_runner=runner)(record=spec)
+        plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(record=spec)
         for of in plan.activations.values():
             click.echo(f"Activations ({of.summary}): {of.store.activations(of.digest)}")
 
@@ -91,11 +91,11 @@ def record(spec_file: Path | None, **options: Any) -> None:
 def label(spec_file: Path | None, **options: Any) -> None:
     """Stage 3: labels the neurons from embeddings and activations."""
     spec = build_spec(LabelSpec, spec_file, options)
-    with _engine(), _runner(spec) as runner:
+    with _engine(), _runners(spec) as runners:
         from flows.label_neurons import label_neurons
         from tasks.labelling import notes
 
-        plan = label_neurons.with_options(task_runner=runner)(spec)
+        plan = label_neurons.with_options(task_runner=runners.of_devices)(spec)
         for note in notes(plan):
             click.echo(f"Note: {note}")
         for layer in plan.activations.layouts:
@@ -270,11 +270,11 @@ def _engine() -> Iterator[None]:
 
 
 @contextmanager
-def _runner(spec: EngineSpec) -> Iterator[Any]:
-    from flows.engine.runners import task_runner
+def _runners(spec: EngineSpec) -> Iterator[Any]:
+    from flows.engine.runners import task_runners
 
-    with task_runner(spec) as runner:
-        yield runner
+    with task_runners(spec) as runners:
+        yield runners
 
 
 def _print_run(published: Any) -> None:

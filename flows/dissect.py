@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.engine.progress import follow
-from flows.engine.runners import task_runner
+from flows.engine.runners import task_runners
 from flows.label_neurons import label_neurons
 from flows.observe_probe import observe_probe
 from flows.shard_probe import shard_probe
@@ -24,10 +24,11 @@ def dissect(spec: DissectSpec) -> Folder:
     Does only what storage does not hold yet.
     """
     preflight(spec)
-    with task_runner(spec) as runner:
-        probe = shard_probe.with_options(task_runner=runner)(spec)
-        _, passes = observe_probe.with_options(task_runner=runner)(embed=spec, record=spec, probe=probe)
-        labels = label_neurons.with_options(task_runner=runner)(spec, probe)
+    with task_runners(spec) as runners:
+        probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
+        observe = observe_probe.with_options(task_runner=runners.of_devices)
+        _, passes = observe(embed=spec, record=spec, probe=probe)
+        labels = label_neurons.with_options(task_runner=runners.of_devices)(spec, probe)
     plan = plan_publication(labels, spec)
     publishing = publish.with_options(assets=[plan.asset], asset_deps=plan.made_of)
     follow("publish", [] if plan.is_done else [(publishing.submit(plan, passes), 1)], total=1, unit="run")

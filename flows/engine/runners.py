@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -15,16 +17,26 @@ from tasks.parameters import EngineSpec
 TASKS_PER_DEVICE = 2
 
 
+@dataclass(frozen=True)
+class Runners:
+    """What runs tasks that work on one core each, and tasks that keep a device or all cores busy."""
+
+    of_cores: TaskRunner[Any]
+    of_devices: TaskRunner[Any]
+
+
 @contextmanager
-def task_runner(spec: EngineSpec) -> Iterator[TaskRunner[Any]]:
-    """The task runner that a spec asks for; a local Dask cluster lives as long as the `with`."""
+def task_runners(spec: EngineSpec) -> Iterator[Runners]:
+    """The task runners that a spec asks for; a local Dask cluster lives as long as the `with`."""
     if not spec.workers and not spec.dask_address:
-        yield ThreadPoolTaskRunner(max_workers=TASKS_PER_DEVICE * len(choose_devices(spec.device)))
+        at_a_time = TASKS_PER_DEVICE * len(choose_devices(spec.device))
+        yield Runners(ThreadPoolTaskRunner(max_workers=os.cpu_count()), ThreadPoolTaskRunner(max_workers=at_a_time))
         return
     from prefect_dask import DaskTaskRunner  # in here: it takes a second to import
 
     if spec.dask_address:
-        yield DaskTaskRunner(address=spec.dask_address)
+        runner = DaskTaskRunner(address=spec.dask_address)
+        yield Runners(runner, runner)
         return
     import dask
     from distributed import LocalCluster
@@ -34,4 +46,5 @@ def task_runner(spec: EngineSpec) -> Iterator[TaskRunner[Any]]:
         dask.config.set({"logging.distributed": "warning"}),
         LocalCluster(n_workers=spec.workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
     ):
-        yield DaskTaskRunner(address=cluster.scheduler_address)
+        runner = DaskTaskRunner(address=cluster.scheduler_address)
+        yield Runners(runner, runner)
