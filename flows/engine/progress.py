@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from contextvars import copy_context
+from threading import Lock, Timer
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -73,7 +75,7 @@ def follow(
     done = total - to_do
     for observer in _observers:
         observer.started(stage, total, done, unit)
-    artifact = _progress_artifact(stage, done, total) if work else None
+    artifact = _ProgressArtifact(stage, done, total) if work else None
     try:
         for future in as_completed(list(amounts)):
             future.wait()  # it has ended; this makes it know how
@@ -82,10 +84,14 @@ def follow(
             done += amounts[future]
             for observer in _observers:
                 observer.advanced(stage, amounts[future])
-            if artifact and (done == total or time.perf_counter() - told > SECONDS_BETWEEN_UPDATES):
+            if artifact and time.perf_counter() - told > SECONDS_BETWEEN_UPDATES:
                 told = time.perf_counter()
-                update_progress_artifact(artifact, progress=100 * done / max(1, total))
+                artifact.show(done)
+        if artifact:
+            artifact.show(done)
     finally:
+        if artifact:
+            artifact.begin.cancel()
         for observer in _observers:
             observer.finished(stage, time.perf_counter() - started)
     return [future.result() for future in amounts]  # raises what a task raised
@@ -96,6 +102,38 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _progress_artifact(stage: str, done: int, total: int) -> UUID:
-    key, description = f"progress-{slug(stage)}", f"{stage}: {total} in all"
-    return create_progress_artifact(100 * done / max(1, total), key=key, description=description)  # type: ignore[return-value]
+class _ProgressArtifact:
+    """Shows in Prefect how far a stage is.
+
+    Made when the stage has lasted for a while or has news: most stages end sooner, and one call is enough for them.
+    """
+
+    def __init__(self, stage: str, done: int, total: int) -> None:
+        self._key, self._description = f"progress-{slug(stage)}", f"{stage}: {total} in all"
+        self._total = max(1, total)
+        self._made: UUID | None = None
+        self._lock = Lock()
+        # In a copy of the context, or the artifact would belong to no flow run.
+        self.begin = Timer(SECONDS_BETWEEN_UPDATES, copy_context().run, (self._make_unless_made, done))
+        self.begin.daemon = True
+        self.begin.start()
+
+    def show(self, done: int) -> None:
+        """So many units are done."""
+        with self._lock:
+            if self._made:
+                update_progress_artifact(self._made, self._percent(done))
+            else:
+                self._make(done)
+
+    def _make_unless_made(self, done: int) -> None:
+        with self._lock:
+            if not self._made:
+                self._make(done)
+
+    def _make(self, done: int) -> None:
+        made = create_progress_artifact(self._percent(done), key=self._key, description=self._description)
+        self._made = cast(UUID, made)
+
+    def _percent(self, done: int) -> float:
+        return 100 * done / self._total
