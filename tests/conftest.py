@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 # Before anything imports Prefect: its database is the session's own, never the user's.
@@ -23,6 +25,8 @@ REAL = REPO.parent / "shared" / "real"
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real networks and embeddings are not at {REAL}")
 
+#: A copy of the server's database before anything was recorded.
+EMPTY = "empty.db"
 #: Names and colours of the tiny probe set: an image's colour is its class.
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (128, 128, 128)}
 IMAGES_PER_COLOUR = 12
@@ -33,8 +37,20 @@ def prefect_api() -> Iterator[str]:
     """The URL of a Prefect server that flows called in this process use."""
     from flows.engine.server import prefect_server
 
+    home = Path(os.environ["PREFECT_HOME"])
     with prefect_server() as url:
+        with closing(sqlite3.connect(home / "prefect.db")) as made, closing(sqlite3.connect(home / EMPTY)) as empty:
+            made.backup(empty)
         yield url
+
+
+@pytest.fixture
+def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
+    """A Prefect home for a process of the test's own; its database has its tables, which take long to make."""
+    home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(Path(os.environ["PREFECT_HOME"]) / EMPTY, home / "prefect.db")
+    return home
 
 
 @pytest.fixture

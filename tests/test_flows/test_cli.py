@@ -132,14 +132,16 @@ def test_a_spec_file_and_options_that_win(finished: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are a thing of POSIX")
-def test_a_run_that_is_interrupted_says_so_and_leaves_nothing_behind(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_that_is_interrupted_says_so_and_leaves_nothing_behind(
+    base: dict[str, Any], prefect_home: Path, tmp_path: Path
+) -> None:
     command = [shutil.which("clip-dissect", path=str(Path(sys.executable).parent)) or "clip-dissect", "run"]
     own = base | {"store": str(tmp_path / "store"), "out": str(tmp_path / "out")}
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     run = subprocess.Popen(
         command + options(own, *(name for name in own)),
         cwd=REPO,
-        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect")},
+        env=environment | {"PREFECT_HOME": str(prefect_home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

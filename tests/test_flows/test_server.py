@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +18,7 @@ import pytest
 from tests.conftest import REPO
 
 NUM_TASKS = 150
-PROGRAM = f"""
+PROGRAM = """
 import sys
 from flows.engine.server import prefect_server
 
@@ -31,7 +33,7 @@ with prefect_server() as url:
 
     @flow
     def many():
-        follow("count", [(one.submit(i), 1) for i in range({NUM_TASKS})])
+        follow("count", [(one.submit(i), 1) for i in range(int(sys.argv[2]))])
 
     many()
     print(url, flush=True)
@@ -41,10 +43,10 @@ with prefect_server() as url:
 """
 
 
-def start(mode: str, home: Path, errors: IO[str] | None = None) -> subprocess.Popen[str]:
+def start(mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, mode],
+        [sys.executable, "-c", PROGRAM, mode, str(num_tasks)],
         env=environment | {"PREFECT_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -60,21 +62,19 @@ def is_up(url: str) -> bool:
         return False
 
 
-def test_every_task_of_a_run_is_on_record(tmp_path: Path) -> None:
-    import sqlite3
-
-    run = start("end", tmp_path)
+def test_every_task_of_a_run_is_on_record(prefect_home: Path) -> None:
+    run = start("end", NUM_TASKS, prefect_home)
     output, _ = run.communicate(timeout=180)
     assert run.returncode == 0
     assert not is_up(output.strip())
-    with sqlite3.connect(tmp_path / "prefect.db") as database:
+    with closing(sqlite3.connect(prefect_home / "prefect.db")) as database:
         counted = dict(database.execute("select state_type, count(*) from task_run group by state_type"))
     assert counted == {"COMPLETED": NUM_TASKS}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a thing of POSIX")
-def test_the_server_dies_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    run = start("hang", tmp_path)
+def test_the_server_dies_with_a_run_that_is_killed(prefect_home: Path) -> None:
+    run = start("hang", 1, prefect_home)
     assert run.stdout is not None
     url = run.stdout.readline().strip()
     assert is_up(url)
@@ -87,9 +87,9 @@ def test_the_server_dies_with_a_run_that_is_killed(tmp_path: Path) -> None:
     assert not is_up(url)
 
 
-def test_ctrl_c_stops_the_run_and_not_its_server_first(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_run_and_not_its_server_first(prefect_home: Path, tmp_path: Path) -> None:
     with (tmp_path / "errors").open("w") as errors:
-        run = start("hang", tmp_path, errors)
+        run = start("hang", 1, prefect_home, errors)
     assert run.stdout is not None
     assert is_up(run.stdout.readline().strip())
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
@@ -142,11 +142,11 @@ sys.addaudithook(listen)
 """
 
 
-def test_a_run_contacts_nothing_but_this_machine(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_contacts_nothing_but_this_machine(base: dict[str, Any], prefect_home: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(LISTENER)
     heard = tmp_path / "heard"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(tmp_path), "HEARD": str(heard)}
+    environment |= {"PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(tmp_path), "HEARD": str(heard)}
     program = "from flows.__main__ import main; main()"
     spec = Path(base["out"]) / "spec.yaml"
     arguments = ["run", "--spec", spec, "--store", tmp_path / "store", "--out", tmp_path / "out"]
