@@ -90,3 +90,22 @@ def run(prefect_api: str) -> Callable[..., dict[str, int]]:
         return counting.done
 
     return go
+
+
+@pytest.fixture
+def one_flow_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of a run are plain functions of its one flow, with the same tasks, and leave no artifacts.
+
+    Half of a tiny run's time is calls to the server that put sub-flows and artifacts on record. Tests of what a run
+    works out, refuses and stores need none of them.
+    """
+    from flows.dissect import label_neurons, observe_probe, shard_probe
+
+    for stage in (shard_probe, observe_probe, label_neurons):
+        monkeypatch.setattr(stage, "with_options", lambda task_runner, stage=stage: stage.fn)
+    for artifact in (
+        "flows.observe_probe.create_table_artifact",
+        "flows.label_neurons.create_table_artifact",
+        "flows.engine.progress.create_progress_artifact",
+    ):
+        monkeypatch.setattr(artifact, lambda *_, **__: None)

@@ -109,6 +109,7 @@ def test_no_image_can_be_decoded(clip_dissect: Clip, tmp_path: Path) -> None:
     refused(clip_dissect(probe=tmp_path / "bad"), "None of the 3 image files can be decoded", "0.jpg")
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_bad_images_are_refused_counted_and_listed(clip_dissect: Clip, images: Path, tmp_path: Path) -> None:
     whole = (images / "red" / "01.png").read_bytes()
     (images / "red" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -123,6 +124,7 @@ def test_bad_images_are_refused_counted_and_listed(clip_dissect: Clip, images: P
     assert rejects["reason"].str.len().gt(5).all()
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_rows_of_a_list_that_fail_are_refused_counted_and_listed(
     clip_dissect: Clip, images: Path, tmp_path: Path, web: Web
 ) -> None:
@@ -146,6 +148,7 @@ def test_rows_of_a_list_that_fail_are_refused_counted_and_listed(
     ]
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_two_images_of_one_stem_are_two_images(clip_dissect: Clip, images: Path, tmp_path: Path) -> None:
     (images / "red" / "00.png").write_bytes((images / "red" / "01.png").read_bytes())
     keys = tmp_path / "image_embeddings.keys.txt"
@@ -158,12 +161,14 @@ def test_two_images_of_one_stem_are_two_images(clip_dissect: Clip, images: Path,
     assert {"red/00.jpg", "red/00.png"} <= set(top["image"])
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_embeddings_that_do_not_match_the_probe(clip_dissect: Clip, tmp_path: Path) -> None:
     keys = tmp_path / "image_embeddings.keys.txt"
     keys.write_text(keys.read_text().replace("red/", "scarlet/"))
     refused(clip_dissect(), "12 of 48 probe images have no row", "red/00.jpg", "blue/00.jpg")
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_concept_embeddings_of_another_list(clip_dissect: Clip, tmp_path: Path) -> None:
     (tmp_path / "concepts.txt").write_text("red\ngreen\nblue\n\n")
     refused(clip_dissect(truth=None), "has 4 rows", "3 concepts")
@@ -193,18 +198,21 @@ def test_a_checkpoint_that_does_not_fit(clip_dissect: Clip, tmp_path: Path) -> N
     refused(clip_dissect(checkpoint=tmp_path / "other.safetensors"), "missing: head.weight", "unexpected: extra")
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_k_is_lowered_to_the_number_of_images_and_said_so(clip_dissect: Clip) -> None:
     result = clip_dissect(top_k=None)
     assert result.exit_code == 0, result.output
     assert "K is lowered from 100 to 48" in result.output
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_a_store_of_another_version(clip_dissect: Clip, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "store.json").write_text('{"format": 99}')
     refused(clip_dissect(), "format 99", "--store")
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_stored_arrays_of_another_spec_are_not_taken(clip_dissect: Clip, tmp_path: Path) -> None:
     assert clip_dissect().exit_code == 0
     group = next((tmp_path / "store" / "activations").glob("*.zarr")) / "zarr.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from flows.engine.runners import task_runner
 from storage.errors import DamagedError
 from tasks.sample.draw import write_probe
+from tasks.spec import DissectSpec
 
 Run = Callable[..., dict[str, int]]
 TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
@@ -58,6 +60,7 @@ def test_a_second_run_does_nothing(run: Run, finished: dict[str, Any], tmp_path:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_a_run_goes_on_where_a_stage_ended(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
     before = tables(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
@@ -65,6 +68,7 @@ def test_a_run_goes_on_where_a_stage_ended(run: Run, finished: dict[str, Any], t
     assert tables(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_a_damaged_table_is_published_anew(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
     before = tables(tmp_path / "out")
     (tmp_path / "out" / "labels.csv").write_text("mine now")
@@ -72,11 +76,13 @@ def test_a_damaged_table_is_published_anew(run: Run, finished: dict[str, Any], t
     assert tables(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_the_written_spec_gives_the_same_run(run: Run, finished: dict[str, Any]) -> None:
     written = yaml.safe_load((Path(finished["out"]) / "spec.yaml").read_text())
     assert run(**(written | {"store": finished["store"], "out": finished["out"]})) == NOTHING
 
 
+@pytest.mark.usefixtures("one_flow_run")
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
@@ -116,6 +122,7 @@ TORN = (
 )
 
 
+@pytest.mark.usefixtures("one_flow_run")
 @pytest.mark.parametrize("kind", TORN)
 def test_a_torn_file_of_the_store_is_named_and_the_way_out_works(
     kind: str, run: Run, finished: dict[str, Any]
@@ -123,19 +130,19 @@ def test_a_torn_file_of_the_store_is_named_and_the_way_out_works(
     before = tables(Path(finished["out"]))
     file = next(Path(finished["store"]).glob(kind))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    wanted = finished | {"top_images": 3}  # has to be published anew, from what is stored
+    shutil.rmtree(finished["out"])  # has to be published anew, from what is stored
     with pytest.raises(DamagedError, match=r"emove .*and run again") as caught:
-        run(**wanted)
+        run(**finished)
     assert str(file) in str(caught.value)
     if "Remove the folder" in str(caught.value):
         shutil.rmtree(file.parent)
     else:
         file.unlink()
-    run(**wanted)
     run(**finished)
     assert tables(Path(finished["out"])) == before
 
 
+@pytest.mark.usefixtures("one_flow_run")
 def test_changed_images_are_seen(run: Run, tiny: dict[str, Any], images: Path) -> None:
     run(**tiny)
     Image.fromarray(np.full((20, 24, 3), 200, np.uint8)).save(images / "red" / "01.png")
@@ -143,8 +150,15 @@ def test_changed_images_are_seen(run: Run, tiny: dict[str, Any], images: Path) -
     assert done["shard"] == 48 and done["embed and record"] == 48
 
 
+@pytest.fixture(scope="module")
+def cluster(prefect_api: str, base: dict[str, Any]) -> Iterator[str]:
+    """The address of what `--workers 2` starts, for all tests: its processes take long to import what they need."""
+    with task_runner(DissectSpec(**base, workers=2)) as runner:
+        yield runner.address
+
+
 @pytest.mark.parametrize(
-    "settings", [{"images_per_shard": 7}, {"batch_size": 5}, {"workers": 2}, {"store": "memory://store"}], ids=str
+    "settings", [{"images_per_shard": 7}, {"batch_size": 5}, {"store": "memory://store"}], ids=str
 )
 def test_tables_do_not_depend_on_how_and_where_the_work_is_done(
     settings: dict[str, Any], run: Run, base: dict[str, Any], tmp_path: Path
@@ -154,6 +168,15 @@ def test_tables_do_not_depend_on_how_and_where_the_work_is_done(
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
 
 
+def test_tables_of_many_processes_are_those_of_one(
+    cluster: str, run: Run, base: dict[str, Any], tmp_path: Path
+) -> None:
+    own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out"), "dask_address": cluster}
+    assert run(**(base | own))["label"] == 8
+    assert tables(tmp_path / "out") == tables(Path(base["out"]))
+
+
+@pytest.mark.usefixtures("one_flow_run")
 @pytest.mark.parametrize("similarity", ["wpmi", "rank_reorder", "cos", "cos_cubed"])
 @pytest.mark.parametrize("variant", ["paper", "reference"])
 def test_every_similarity_labels(similarity: str, variant: str, run: Run, finished: dict[str, Any]) -> None:
@@ -169,9 +192,9 @@ def test_every_similarity_labels(similarity: str, variant: str, run: Run, finish
     assert len(labels[labels["layer"] == "head"]) == 4 * 4
 
 
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"images_per_shard": 9}], ids=str)
+@pytest.mark.parametrize("engine", ["processes", "threads"])
 def test_a_clip_model_embeds_the_same_on_every_engine(
-    settings: dict[str, Any], run: Run, finished: dict[str, Any], tmp_path: Path
+    engine: str, run: Run, finished: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     # Few images and few concepts: short batches are what threads and processes would multiply in another order.
     write_probe(tmp_path / "drawn", 12)
@@ -186,5 +209,10 @@ def test_a_clip_model_embeds_the_same_on_every_engine(
     }
     run(**(finished | own))
     before = tables(tmp_path / "out")
-    run(**(finished | own | settings | {"store": str(tmp_path / "other"), "out": str(tmp_path / "other-out")}))
+    own |= {"store": str(tmp_path / "other"), "out": str(tmp_path / "other-out")}
+    if engine == "processes":
+        own["dask_address"] = request.getfixturevalue("cluster")
+    else:
+        own["images_per_shard"] = 9
+    run(**(finished | own))
     assert tables(tmp_path / "other-out") == before
