@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tasks.observation import EMBEDDINGS, ActivationsRef, ObservationPlan, plan_
 from tasks.observe import observe
 from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
-from tests.conftest import single_threaded
+from tests.conftest import draw_images, single_threaded, write_embeddings
 
 #: A CLIP model of two small transformers.
 TINY_CLIP = {
@@ -87,6 +88,24 @@ class Bench:
 @pytest.fixture
 def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> Bench:
     return Bench(images, *embeddings, str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="package")
+def labelled_once(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Path:
+    """A folder with a bench's files, whose unchanged spec is labelled; no test changes it."""
+    folder = tmp_path_factory.mktemp("labelled")
+    images = draw_images(folder / "images")
+    labelled(Bench(images, *write_embeddings(images, folder), str(folder / "store")).spec())
+    return folder
+
+
+@pytest.fixture
+def labelled_bench(labelled_once: Path, tmp_path: Path) -> Bench:
+    """A bench of the test's own whose unchanged spec is labelled."""
+    own = tmp_path / "labelled"
+    shutil.copytree(labelled_once, own)
+    files = ("images", "image_embeddings.npy", "concepts.txt", "concept_embeddings.npy")
+    return Bench(*(own / name for name in files), str(own / "store"))
 
 
 def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:

@@ -43,6 +43,12 @@ def is_done(spec: DissectSpec) -> bool:
 
 
 @pytest.fixture
+def bench(labelled_bench: Bench) -> Bench:
+    """Labelled, as all that is published."""
+    return labelled_bench
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
