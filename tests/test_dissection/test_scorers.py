@@ -33,7 +33,7 @@ from tasks.dissection.streaming import CosineMoments, TopImages
 from tests import reference
 from tests.test_dissection.strategies import QUICK
 
-NUM_IMAGES, NUM_CONCEPTS, NUM_NEURONS = 80, 300, 9
+NUM_IMAGES, NUM_CONCEPTS, NUM_NEURONS = 80, 130, 9
 SOFT = {"top_k": 20, "a": 10.0, "lam": 1.0, "p_start": 0.998, "p_end": 0.97}
 CASES: dict[str, dict[str, Any]] = {
     "soft_wpmi": SOFT,
@@ -97,7 +97,9 @@ def scorer(
 
 @variants
 @functions
-@given(width=st.sampled_from([1, 64, 299, 300, 5000]), block=st.integers(1, 90), sizes=st.randoms())
+@given(
+    width=st.sampled_from([1, 64, NUM_CONCEPTS - 1, NUM_CONCEPTS, 5000]), block=st.integers(1, 90), sizes=st.randoms()
+)
 @QUICK
 def test_any_panels_and_any_blocks_label_as_the_whole(
     name: str, variant: Variant, width: int, block: int, sizes: Random
