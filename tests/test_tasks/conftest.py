@@ -86,8 +86,15 @@ class Bench:
 
 
 @pytest.fixture
-def bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> Bench:
+def empty_bench(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> Bench:
+    """Files and a store in which nothing is yet."""
     return Bench(images, *embeddings, str(tmp_path / "store"))
+
+
+@pytest.fixture
+def bench(empty_bench: Bench) -> Bench:
+    """What tests of a module begin with, unless the module says otherwise."""
+    return empty_bench
 
 
 @pytest.fixture(scope="package")

@@ -29,6 +29,12 @@ functions = pytest.mark.parametrize("similarity", SIMILARITIES)
 
 
 @pytest.fixture
+def bench(labelled_bench: Bench) -> Bench:
+    """Observed already: what is tested comes after."""
+    return labelled_bench
+
+
+@pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two neurons or two concepts, and softmax sums of 20 images."""
     monkeypatch.setattr(labelling, "NEURONS_UNIT", 2)

@@ -22,6 +22,12 @@ COLUMNS = ["layer", "neuron", "rank", "concept", "similarity", "margin", "null_q
 COLUMNS += ["log_prior", "is_dead", "is_nearly_constant", "images_ignored"]
 
 
+@pytest.fixture
+def bench(labelled_bench: Bench) -> Bench:
+    """Observed and, with the unchanged spec, labelled: what is tested is another labelling, or that one."""
+    return labelled_bench
+
+
 def first(plan: LabelPlan, layer: str) -> dict[int, str]:
     labels = plan.labels(layer)
     top = labels[labels["rank"] == 1]
@@ -117,9 +123,9 @@ def test_top_images_of_equal_activation_come_in_row_order(bench: Bench) -> None:
     assert top.loc[top["neuron"] == 3, "row"].tolist() == list(range(48))
 
 
-def test_the_same_spec_gives_the_same_bytes_on_any_sharding(bench: Bench, tmp_path: Path) -> None:
-    one = labelled(bench.spec(images_per_shard=5, batch_size=3))
-    other = labelled(bench.spec(images_per_shard=1000, store=str(tmp_path / "other")))
+def test_the_same_spec_gives_the_same_bytes_on_any_sharding(empty_bench: Bench, tmp_path: Path) -> None:
+    one = labelled(empty_bench.spec(images_per_shard=5, batch_size=3))
+    other = labelled(empty_bench.spec(images_per_shard=1000, store=str(tmp_path / "other")))
     for layer in ("conv", "head"):
         for name in ("labels.parquet", "top_images.parquet"):
             assert one.store.labels(one.digest, layer).read(name) == other.store.labels(other.digest, layer).read(
@@ -127,10 +133,10 @@ def test_the_same_spec_gives_the_same_bytes_on_any_sharding(bench: Bench, tmp_pa
             )
 
 
-def test_labelled_layers_are_not_labelled_again(bench: Bench) -> None:
-    plan = labelled(bench.spec(layers=("head",)))
-    assert plan_labels(plan.probe, bench.spec(layers=("head",))).missing == ()
-    spec = bench.spec(layers=("head", "conv"))
+def test_labelled_layers_are_not_labelled_again(empty_bench: Bench) -> None:
+    plan = labelled(empty_bench.spec(layers=("head",)))
+    assert plan_labels(plan.probe, empty_bench.spec(layers=("head",))).missing == ()
+    spec = empty_bench.spec(layers=("head", "conv"))
     observed(plan.probe, spec, spec)
     both = plan_labels(plan.probe, spec)
     assert both.missing == ("conv",)
@@ -184,8 +190,8 @@ def test_a_share_of_top_images_becomes_a_number(
     assert hyperparameters(spec, num_images)["top_k"] == expected
 
 
-def test_what_is_missing_is_said_with_numbers_and_the_stage_to_run(bench: Bench) -> None:
-    spec = bench.spec()
+def test_what_is_missing_is_said_with_numbers_and_the_stage_to_run(empty_bench: Bench) -> None:
+    spec = empty_bench.spec()
     probe = shard(spec)
     with pytest.raises(IncompleteError, match=r"image embeddings of 1 of 1 shard groups .*clip-dissect embed"):
         plan_labels(probe, spec)
@@ -219,8 +225,8 @@ def test_rows_that_were_lost_after_they_were_marked_never_become_labels(
     assert plan_labels(probe, spec).missing == ("head",)
 
 
-def test_labelling_by_100_top_images_reads_no_activations(bench: Bench) -> None:
-    spec = bench.spec(layers=("head",))
+def test_labelling_by_100_top_images_reads_no_activations(empty_bench: Bench) -> None:
+    spec = empty_bench.spec(layers=("head",))
     probe = shard(spec)
     embed_concepts.fn(concept_embeddings_of(spec), spec, 0)
     observed(probe, spec, spec)
