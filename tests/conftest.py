@@ -49,7 +49,9 @@ def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
     """A Prefect home for a process of the test's own; its database has its tables, which take long to make."""
     home = tmp_path / "prefect"
     home.mkdir()
-    shutil.copy(Path(os.environ["PREFECT_HOME"]) / EMPTY, home / "prefect.db")
+    session = Path(os.environ["PREFECT_HOME"])
+    shutil.copy(session / EMPTY, home / "prefect.db")
+    shutil.copy(session / "memo_store.toml", home)  # says that the kinds of blocks are in it
     return home
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from distributed import LocalCluster
 from PIL import Image
 
-from flows.engine.runners import task_runner
 from storage.errors import DamagedError
 from tasks.sample.draw import write_probe
-from tasks.spec import DissectSpec
 
 Run = Callable[..., dict[str, int]]
 TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
@@ -151,28 +151,30 @@ def test_changed_images_are_seen(run: Run, tiny: dict[str, Any], images: Path) -
 
 
 @pytest.fixture(scope="module")
-def cluster(prefect_api: str, base: dict[str, Any]) -> Iterator[str]:
-    """The address of what `--workers 2` starts, for all tests: its processes take long to import what they need."""
-    with task_runner(DissectSpec(**base, workers=2)) as runner:
-        yield runner.address
+def _one_cluster() -> Iterator[None]:
+    """What `--workers` starts is started once for all tests: its processes take long to import what they need."""
+    made: dict[str, LocalCluster] = {}
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def kept(**how: Any) -> Iterator[LocalCluster]:
+            if str(how) not in made:
+                made[str(how)] = stack.enter_context(LocalCluster(**how))
+            yield made[str(how)]
+
+        patch.setattr("distributed.LocalCluster", kept)
+        yield
 
 
+@pytest.mark.usefixtures("_one_cluster")
 @pytest.mark.parametrize(
-    "settings", [{"images_per_shard": 7}, {"batch_size": 5}, {"store": "memory://store"}], ids=str
+    "settings", [{"images_per_shard": 7}, {"batch_size": 5}, {"workers": 2}, {"store": "memory://store"}], ids=str
 )
 def test_tables_do_not_depend_on_how_and_where_the_work_is_done(
     settings: dict[str, Any], run: Run, base: dict[str, Any], tmp_path: Path
 ) -> None:
     own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out")}
     assert run(**(base | own | settings))["label"] == 8
-    assert tables(tmp_path / "out") == tables(Path(base["out"]))
-
-
-def test_tables_of_many_processes_are_those_of_one(
-    cluster: str, run: Run, base: dict[str, Any], tmp_path: Path
-) -> None:
-    own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out"), "dask_address": cluster}
-    assert run(**(base | own))["label"] == 8
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
 
 
@@ -192,9 +194,10 @@ def test_every_similarity_labels(similarity: str, variant: str, run: Run, finish
     assert len(labels[labels["layer"] == "head"]) == 4 * 4
 
 
-@pytest.mark.parametrize("engine", ["processes", "threads"])
+@pytest.mark.usefixtures("_one_cluster")
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"images_per_shard": 9}], ids=str)
 def test_a_clip_model_embeds_the_same_on_every_engine(
-    engine: str, run: Run, finished: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+    settings: dict[str, Any], run: Run, finished: dict[str, Any], tmp_path: Path
 ) -> None:
     # Few images and few concepts: short batches are what threads and processes would multiply in another order.
     write_probe(tmp_path / "drawn", 12)
@@ -209,10 +212,5 @@ def test_a_clip_model_embeds_the_same_on_every_engine(
     }
     run(**(finished | own))
     before = tables(tmp_path / "out")
-    own |= {"store": str(tmp_path / "other"), "out": str(tmp_path / "other-out")}
-    if engine == "processes":
-        own["dask_address"] = request.getfixturevalue("cluster")
-    else:
-        own["images_per_shard"] = 9
-    run(**(finished | own))
+    run(**(finished | own | settings | {"store": str(tmp_path / "other"), "out": str(tmp_path / "other-out")}))
     assert tables(tmp_path / "other-out") == before
