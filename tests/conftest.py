@@ -46,13 +46,17 @@ def prefect_api() -> Iterator[str]:
 
 @pytest.fixture
 def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
-    """A Prefect home for a process of the test's own; its database has its tables, which take long to make."""
-    home = tmp_path / "prefect"
-    home.mkdir()
+    """A Prefect home for a process of the test's own."""
+    return make_prefect_home(tmp_path / "prefect")
+
+
+def make_prefect_home(folder: Path) -> Path:
+    """A Prefect home, once the session's server runs: its database has its tables, which take long to make."""
     session = Path(os.environ["PREFECT_HOME"])
-    shutil.copy(session / EMPTY, home / "prefect.db")
-    shutil.copy(session / "memo_store.toml", home)  # says that the kinds of blocks are in it
-    return home
+    folder.mkdir()
+    shutil.copy(session / EMPTY, folder / "prefect.db")
+    shutil.copy(session / "memo_store.toml", folder)  # says that the kinds of blocks are in it
+    return folder
 
 
 @pytest.fixture

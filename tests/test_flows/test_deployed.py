@@ -17,21 +17,21 @@ import httpx
 import pandas as pd
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import REPO, make_prefect_home
 from tests.test_flows.test_dissect import tables
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[dict[str, str]]:
     """The environment of an operator: a server on loopback, with a database of its own."""
     folder = tmp_path_factory.mktemp("server")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = plain | {
-        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_HOME": str(make_prefect_home(folder / "home")),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -22,6 +22,8 @@ PROGRAM = """
 import sys
 from flows.engine.server import prefect_server
 
+sys.modules["flows.dissect"] = sys  # it would be imported while the server starts, and torch with it
+
 with prefect_server() as url:
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
