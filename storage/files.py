@@ -59,6 +59,11 @@ class Folder:
         fs, root = fsspec.url_to_fs(self.url)
         return bool(fs.exists(f"{root}/{name}" if name else root))
 
+    def is_file(self, name: str) -> bool:
+        """Whether `name` is there and is a file."""
+        fs, root = fsspec.url_to_fs(self.url)
+        return bool(fs.isfile(f"{root}/{name}"))
+
     def names(self) -> list[str]:
         """Names of files and folders right below, sorted; none where the folder is not there. Partial writes
         of a process that died are left out."""

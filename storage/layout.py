@@ -14,6 +14,7 @@ activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer
 labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
 similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
 runs/<digest>/                              what a run publishes where no --out is given
+checkpoints/<digest>.json                   marker of a weights file that `dissect_new` has dissected
 """
 
 from __future__ import annotations
@@ -93,6 +94,10 @@ class Store:
     def kept(self) -> Folder:
         """Where similarities are kept: a table of concepts, the columns of the arrays, lies beside each group."""
         return self.root / "similarities"
+
+    def checkpoints_done(self) -> Completion:
+        """Markers of weights files that were dissected as new ones."""
+        return Completion(self.root / "checkpoints")
 
     def run(self, digest: str) -> Folder:
         """What a run publishes where no other place is given."""

@@ -199,7 +199,9 @@ class TargetSpec(Group):
         description="torchvision:NAME[/WEIGHTS], timm:NAME, open_clip:NAME/PRETRAINED, module:function, or sample. "
         "WEIGHTS may be `random`."
     )
-    checkpoint: str | None = Field(None, description="Weights file of the network (.safetensors, .pt, .pth).")
+    checkpoint: str | None = Field(
+        None, description="Weights file of the network (.safetensors, .pt, .pth), a path or fsspec URL."
+    )
     layers: tuple[str, ...] = Field(
         min_length=1,
         description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A number in brackets is an "

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
+from storage.files import split
 from tasks.models.errors import CheckpointError, first_lines
 
 #: Levels under which training frameworks keep the weights of a network.
@@ -22,13 +23,18 @@ SHOWN = 5
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by name. Raises `CheckpointError` saying why it cannot be read."""
-    file = Path(path).expanduser()
-    if not file.is_file():
+    """The tensors of a weights file, at a path or fsspec URL, by name.
+
+    Raises `CheckpointError` saying why it cannot be read.
+    """
+    folder, name = split(path)
+    if not folder.is_file(name):
         raise CheckpointError(f"There is no checkpoint file {path}.")
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
+        if name.endswith(".safetensors"):
+            # Of a file on this machine, tensors are mapped and not read.
+            return load_file(folder.path(name)) if folder.is_local else load(folder.read(name))
+        file = folder.path(name) if folder.is_local else io.BytesIO(folder.read(name))
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # A torn or foreign file gives IndexError, struct.error, UnpicklingError, SafetensorError and more.

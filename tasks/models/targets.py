@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,9 +93,9 @@ class PlacedTarget:
         return self._compiled
 
 
-@cache
+@lru_cache(maxsize=1)  # of many checkpoints in a row, a process holds one
 def load_target(name: str, checkpoint: str | None) -> Target:
-    """Loads a network once per process.
+    """Loads a network once per process, or once until another is loaded.
 
     `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function` or
     `sample`. Raises `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
