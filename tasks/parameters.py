@@ -196,8 +196,8 @@ class TargetSpec(Group):
     """Network to dissect"""
 
     target: str = Field(
-        description="torchvision:NAME[/WEIGHTS], timm:NAME, open_clip:NAME/PRETRAINED, module:function, or sample. "
-        "WEIGHTS may be `random`."
+        description="torchvision:NAME or torchvision:NAME/WEIGHTS, timm:NAME, open_clip:NAME/PRETRAINED, "
+        "module:function, or sample. WEIGHTS may be `random`."
     )
     checkpoint: str | None = Field(
         None, description="Weights file of the network (.safetensors, .pt, .pth), a path or fsspec URL."

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import pytest
-import yaml
 
 from tests.conftest import REPO
 
@@ -19,9 +17,9 @@ README = (REPO / "README.md").read_text()
 BLOCK = re.compile(r"(?P<mark><!-- not run by the tests: [^>]+ -->\n)?```bash\n(?P<commands>.*?)```", re.DOTALL)
 
 
-def commands() -> list[str]:
+def commands(page: str = README) -> list[str]:
     """Commands of all blocks that are not marked; `make test` is what runs this."""
-    blocks = [match["commands"] for match in BLOCK.finditer(README) if not match["mark"]]
+    blocks = [match["commands"] for match in BLOCK.finditer(page) if not match["mark"]]
     lines = "".join(blocks).replace("\\\n", " ").strip().splitlines()
     return [line for line in lines if line != "make test"]
 
@@ -74,19 +72,3 @@ def test_every_option_that_the_readme_names_exists() -> None:
     known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit"}
     mine = [line for line in README.splitlines() if "prefect " not in line]
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(mine))) <= known
-
-
-@pytest.mark.parametrize(
-    "entrypoint",
-    [
-        deployment["entrypoint"]
-        for deployment in yaml.safe_load((REPO / "deployments" / "prefect.yaml").read_text())["deployments"]
-    ],
-)
-def test_every_deployed_entry_point_loads(entrypoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.flows import load_flow_from_entrypoint
-
-    monkeypatch.chdir(REPO)
-    flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
-    assert flow.fn.__name__ == entrypoint.rpartition(":")[2]
-    assert "spec" in flow.parameters.properties or {"embed", "record"} <= set(flow.parameters.properties)
