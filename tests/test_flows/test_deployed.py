@@ -169,7 +169,8 @@ def test_what_is_not_there_is_told_with_what_is(worker: Path, shell: Shell, tiny
     del worker
     done = shell("submit", "--deployment", "dissect/disect", *options(tiny))
     assert done.returncode == 1
-    assert "There is no deployment 'dissect/disect', but dissect/dissect" in done.stderr
+    known = "dissect-new/dissect-nightly, dissect/dissect, label-neurons/label"
+    assert f"There is no deployment 'dissect/disect', but {known}" in done.stderr
     nobody = "00000000-0000-0000-0000-000000000000"
     assert f"The server has no run {nobody}" in shell("status", nobody).stderr
 
