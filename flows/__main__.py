@@ -172,14 +172,16 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
 
 @cli.command()
 @click.option("--pool", default="clip-dissect", show_default=True, help="Work pool to deploy to, made where missing.")
-@click.option("--type", "kind", default="process", show_default=True, help="Type of a work pool that is made.")
 @click.pass_context
-def deploy(context: click.Context, pool: str, kind: str) -> None:
-    """Deploys all flows to a work pool of the Prefect server that PREFECT_API_URL names."""
+def deploy(context: click.Context, pool: str) -> None:
+    """Deploys all flows to a pool of processes on the Prefect server that PREFECT_API_URL names.
+
+    deployments/README.md has those for Docker and Kubernetes.
+    """
     with told_in_words(context):
         from flows.engine import remote
 
-        for name in remote.deploy(pool, kind):
+        for name in remote.deploy(pool):
             click.echo(name)
         click.echo(f"A worker takes their runs: prefect worker start --pool {pool}")
 

@@ -60,15 +60,23 @@ def server() -> Iterator[SyncPrefectClient]:
         raise RemoteError(f"The Prefect server at {url} does not answer ({error}).") from error
 
 
-def deploy(pool: str, kind: str) -> list[str]:
-    """Makes the work pool where it is missing, and deploys all flows to it; returns the names of the deployments."""
+def deploy(pool: str) -> list[str]:
+    """Makes a pool of processes where it is missing, and deploys all flows to it; returns the deployments' names.
+
+    Raises `RemoteError` where the pool is of another type: its workers do not see this folder.
+    """
     from prefect.client.schemas.actions import WorkPoolCreate
 
     with server() as client:
         try:
-            client.read_work_pool(pool)
+            kind = client.read_work_pool(pool).type
         except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=pool, type=kind))
+            kind = client.create_work_pool(WorkPoolCreate(name=pool, type="process")).type
+        if kind != "process":
+            raise RemoteError(
+                f"The work pool {pool} is of type {kind}, and its workers do not see this folder. deployments/README.md "
+                "says how to deploy to it."
+            )
         # Prefect's own command reads the file, and there is no call for it.
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         command += ["--prefect-file", "deployments/prefect.yaml"]
