@@ -74,8 +74,8 @@ def deploy(pool: str) -> list[str]:
             kind = client.create_work_pool(WorkPoolCreate(name=pool, type="process")).type
         if kind != "process":
             raise RemoteError(
-                f"The work pool {pool} is of type {kind}, and its workers do not see this folder. deployments/README.md "
-                "says how to deploy to it."
+                f"The work pool {pool} is of type {kind}, and its workers do not see this folder. "
+                "deployments/README.md says how to deploy to it."
             )
         # Prefect's own command reads the file, and there is no call for it.
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]

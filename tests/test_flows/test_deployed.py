@@ -175,6 +175,14 @@ def test_what_is_not_there_is_told_with_what_is(worker: Path, shell: Shell, tiny
     assert f"The server has no run {nobody}" in shell("status", nobody).stderr
 
 
+def test_a_pool_of_another_type_is_refused(shell: Shell, environment: dict[str, str]) -> None:
+    pool = {"name": "docks", "type": "docker"}
+    httpx.post(f"{environment['PREFECT_API_URL']}/work_pools/", json=pool, timeout=30).raise_for_status()
+    done = shell("deploy", "--pool", "docks")
+    assert done.returncode == 1
+    assert "The work pool docks is of type docker" in done.stderr and "deployments/README.md" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
