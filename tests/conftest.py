@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -105,6 +106,12 @@ def write_embeddings(images: Path, folder: Path) -> tuple[Path, Path, Path]:
     names.write_text("\n".join(vectors) + "\n")
     np.save(concept_file, np.array(list(vectors.values()), dtype=np.float32))
     return image_file, names, concept_file
+
+
+def take_ctrl_c() -> None:
+    """What a process that is to be interrupted does first: tests that run in the background ignore Ctrl-C, and with
+    them all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

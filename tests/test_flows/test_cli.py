@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from flows.__main__ import cli
 from tasks.spec import DissectSpec
-from tests.conftest import REPO
+from tests.conftest import REPO, take_ctrl_c
 
 
 def invoke(*arguments: str) -> str:
@@ -145,6 +145,7 @@ def test_a_run_that_is_interrupted_says_so_and_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=take_ctrl_c,
     )
     assert run.stdout is not None
     said = ""

@@ -15,7 +15,7 @@ from typing import IO, Any
 import httpx
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import REPO, take_ctrl_c
 
 NUM_TASKS = 150
 PROGRAM = """
@@ -54,6 +54,7 @@ def start(mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None) 
         stderr=errors,
         text=True,
         start_new_session=True,
+        preexec_fn=take_ctrl_c,
     )
 
 
