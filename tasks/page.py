@@ -88,7 +88,7 @@ def _facts(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     settings = ", ".join(f"{name} {value:g}" for name, value in run["hyperparameters"].items())
     facts = [
         ("Network", spec["target"] + (f", {spec['checkpoint']}" if spec["checkpoint"] else "")),
-        ("Summary function", spec["summary"]),
+        ("Summary function", ", ".join(spec["summary"])),
         ("Probe set", f"{' + '.join(spec['probe'])}: {counts['images']:,} images, {counts['rejects']:,} refused"),
         ("Concepts", f"{spec['concepts']}: {counts['concepts']:,}, prompt “{spec['prompt']}”"),
         ("CLIP", embedder),

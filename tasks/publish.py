@@ -35,7 +35,7 @@ from tasks.probe_index import INDEX
 from tasks.spec import DissectSpec
 
 #: Raised by one when the same labels would be published otherwise than before.
-VERSION = 2
+VERSION = 3
 RUN, SPEC = "run.json", "spec.yaml"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"

@@ -102,6 +102,13 @@ def test_every_file_is_there_as_run_json_says(bench: Bench, out: Path) -> None:
     json.dumps(run, allow_nan=False)
 
 
+def test_the_report_says_what_was_asked_for(bench: Bench, out: Path) -> None:
+    published(bench.spec(out=str(out)))
+    page = (out / "report.html").read_text()
+    for name, value in (("Network", "tests.tiny_models:colours"), ("Summary function", "mean")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+
+
 def test_the_written_spec_runs_the_same_again(bench: Bench, out: Path) -> None:
     spec = bench.spec(out=str(out), a=7.5)
     published(spec)
