@@ -74,11 +74,13 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def test_a_cluster_at_an_address_outlives_a_worker_and_gives_the_same_tables(
     cluster: Cluster, run: Run, base: dict[str, Any], tmp_path: Path
 ) -> None:
-    write_probe(tmp_path / "drawn", 1_100)  # five shard groups
+    # Three shard groups, of which the last ends in a short batch, as the texts of the concepts do: those are what
+    # threads and processes would multiply in another order.
+    write_probe(tmp_path / "drawn", 600)
     parameters = base | {
         "probe": str(tmp_path / "drawn"),
         "target": "sample",
-        "layers": ("block1", "head"),
+        "layers": ("head",),
         "clip": "sample",
         "concepts": "sample",
         "image_embeddings": None,
@@ -88,7 +90,7 @@ def test_a_cluster_at_an_address_outlives_a_worker_and_gives_the_same_tables(
     there = {"store": str(tmp_path / "there"), "out": str(tmp_path / "there-out")}
     marked = tmp_path / "there" / "activations"
     killer = cluster.kill_a_worker_when(lambda: any(marked.glob("*.done/head/*.json")))
-    assert run(**(parameters | there | {"dask_address": cluster.address}))["embed and record"] == 1_100
+    assert run(**(parameters | there | {"dask_address": cluster.address}))["embed and record"] == 600
     killer.join()
     assert cluster.processes[1].wait(10) == -signal.SIGKILL
     here = {"store": str(tmp_path / "here"), "out": str(tmp_path / "here-out")}
