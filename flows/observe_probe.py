@@ -42,7 +42,7 @@ def observe_probe(
     stage = "embed and record" if embed and record else "embed" if embed else "record"
     passes: list[Pass] = follow(stage, tasks, total=probe.num_images)
     if passes:
-        note(described(passes))
+        note(text := described(passes))
         table = [one.as_row() for one in passes]
-        create_table_artifact(table, key=f"passes-{slug(stage)}", description=described(passes))
+        create_table_artifact(table, key=f"passes-{slug(stage)}", description=text)
     return plan, passes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.identity import Identity
-from tasks.models.clip import PlacedClip, load_clip
+from tasks.models.clip import Clip, PlacedClip, load_clip
 from tasks.models.devices import Placement, placed
 from tasks.models.errors import ModelError
 from tasks.models.preprocess import Preprocess
-from tasks.models.targets import PlacedTarget, load_target
+from tasks.models.targets import PlacedTarget, Target, load_target
 from tasks.observation import Missing, ObservationPlan
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.writing import EMBEDDED, Blocks
@@ -41,12 +41,8 @@ class Embedder:
 
     def __init__(self, plan: ObservationPlan) -> None:
         assert plan.embed is not None and plan.embed.clip is not None and plan.embeddings is not None
-        self._spec, planned = plan.embed, plan.embeddings.identity
-        self._clip = load_clip(plan.embed.clip, plan.embed.clip_checkpoint)
-        if not _is_planned(self._clip.identity, planned):
-            load_clip.cache_clear()
-            self._clip = load_clip(plan.embed.clip, plan.embed.clip_checkpoint)
-            _refuse_unplanned(self._clip.identity, planned, f"CLIP model {self._clip.name}")
+        self._spec, named = plan.embed, (plan.embed.clip, plan.embed.clip_checkpoint)
+        self._clip: Clip = _as_planned(load_clip, named, plan.embeddings.identity, "CLIP model")
         self.preprocess = self._clip.preprocess
 
     def place(self, device: torch.device) -> None:
@@ -67,12 +63,10 @@ class Recorder:
     def __init__(self, plan: ObservationPlan) -> None:
         assert plan.record is not None
         self._spec, self._of = plan.record, plan.activations
-        identities = [of.identity for of in plan.activations.values()]
-        self._target = load_target(plan.record.target, plan.record.checkpoint)
-        if not all(_is_planned(self._target.identity, planned) for planned in identities):
-            load_target.cache_clear()
-            self._target = load_target(plan.record.target, plan.record.checkpoint)
-            _refuse_unplanned(self._target.identity, identities[0], f"network {self._target.name}")
+        # Of the network, recordings of one plan say the same.
+        planned = next(iter(self._of.values())).identity
+        named = plan.record.target, plan.record.checkpoint
+        self._target: Target = _as_planned(load_target, named, planned, "network")
         self.preprocess = self._target.preprocess
 
     def place(self, device: torch.device) -> None:
@@ -97,15 +91,23 @@ def precomputed(plan: ObservationPlan, rows: Rows) -> Tensor:
     return torch.from_numpy(file.rows(plan.probe.rows(rows)["path"].tolist()))
 
 
-def _is_planned(loaded: Identity, planned: Identity) -> bool:
-    return all(planned[name] == value for name, value in loaded.items())
+def _as_planned(load: Any, named: tuple[str, str | None], planned: Identity, what: str) -> Any:
+    """The model that `load` gives, which a run was planned with.
 
-
-def _refuse_unplanned(loaded: Identity, planned: Identity, what: str) -> None:
-    """A worker that outlives runs may hold what a file held before, and one elsewhere may have another file."""
-    if not _is_planned(loaded, planned):
-        other = ", ".join(name for name, value in loaded.items() if planned[name] != value)
+    A worker that outlives runs may hold what a file held before: it loads once more. One elsewhere may have another
+    file: that raises `ModelError`.
+    """
+    loaded = load(*named)
+    if _differing(loaded.identity, planned):
+        load.cache_clear()
+        loaded = load(*named)
+    if other := _differing(loaded.identity, planned):
         raise ModelError(
-            f"A worker loads another {what} than the run was planned with (different: {other}). Give all machines "
-            "the same files, restart the workers where code has changed, and run again."
+            f"A worker loads another {what} {named[0]} than the run was planned with (different: {', '.join(other)}"
+            "). Give all machines the same files, restart the workers where code has changed, and run again."
         )
+    return loaded
+
+
+def _differing(loaded: Identity, planned: Identity) -> list[str]:
+    return [name for name, value in loaded.items() if planned[name] != value]

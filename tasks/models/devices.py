@@ -189,7 +189,7 @@ class Batches:
             filled = torch.cat([part, part[-1:].expand(short, *part.shape[1:])]) if short else part
             try:
                 out = {name: value[: len(part)].float().cpu() for name, value in forward(filled).items()}
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:  # torch's own of too little memory is one
                 self._make_room(fitting, images, error)
                 continue
             parts.append(out)
