@@ -25,6 +25,10 @@ class Completion:
         """Names of all that is finished."""
         return frozenset(name.removesuffix(".json") for name in self.folder.names() if name.endswith(".json"))
 
+    def has(self, name: str) -> bool:
+        """Whether `name` is finished."""
+        return self.folder.is_file(f"{name}.json")
+
     def mark(self, name: str, facts: Mapping[str, Any]) -> None:
         """Records that `name` is finished; call it when its data is safely written."""
         self.folder.write_json(f"{name}.json", dict(facts))

@@ -15,6 +15,7 @@ labels/<digest>/<layer>/                    label table, top images and neurons 
 similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
 runs/<digest>/                              what a run publishes where no --out is given
 checkpoints/<digest>.json                   marker of a weights file that `dissect_new` has dissected
+leases/                                     who is at what, while it is
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from urllib.parse import quote
 from storage.completion import Completion
 from storage.errors import IdentityError
 from storage.files import Folder
+from storage.leases import Leases
 
 #: Raised by one when a store of an older version can no longer be read.
 FORMAT = 1
@@ -98,6 +100,11 @@ class Store:
     def checkpoints_done(self) -> Completion:
         """Markers of weights files that were dissected as new ones."""
         return Completion(self.root / "checkpoints")
+
+    @property
+    def leases(self) -> Leases:
+        """Who is at what is made in the store."""
+        return Leases(self.root / "leases")
 
     def run(self, digest: str) -> Folder:
         """What a run publishes where no other place is given."""

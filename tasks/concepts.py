@@ -27,6 +27,7 @@ from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
 from tasks.precomputed import Floats, file_digest, read_npy
 from tasks.spec import EmbedSpec
+from tasks.turns import tell
 
 #: Texts in a forward pass, always so many: the last digits of an embedding would otherwise depend on how many texts
 #: are new, and on the number of threads.
@@ -113,9 +114,15 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
                 "What embeds the concepts, or their list, is another on a worker than the run was planned with. "
                 "Give all machines the same files, and run again."
             )
-    texts = missing_texts(ref, spec)
-    if not texts:
-        return 0
+    with Store.at(spec.store).leases.held(f"concepts-{ref.digest}", tell):
+        # Another list has some of the texts, and another run may have embedded them.
+        texts = missing_texts(ref, spec)
+        if texts:
+            _embed_concepts(ref, spec, texts)
+        return len(texts)
+
+
+def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]) -> None:
     if spec.concept_embeddings:
         vectors = _precomputed(spec, texts)
     else:
@@ -129,7 +136,6 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     write_parquet(ref.folder, f"{block}.parquet", table)
-    return len(texts)
 
 
 def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:

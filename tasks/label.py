@@ -36,14 +36,21 @@ from tasks.scoring import (
 )
 from tasks.similarities import write_similarities
 from tasks.summaries import TOP_IMAGES_RECORDED
+from tasks.turns import tell
 
 #: Neurons whose top images are merged at a time.
 NEURONS_AT_A_TIME = 4_096
 
 
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
-def find_top_images(plan: LabelPlan, layer: str) -> int:
-    """Finds every neuron's top images and whether it is dead; returns how many neurons there are."""
+def find_top_images(plan: LabelPlan, layer: str) -> None:
+    """Finds every neuron's top images and whether it is dead."""
+    with plan.held(layer, FOUND, tell):
+        if not plan.done(layer).has(FOUND):
+            _find_top_images(plan, layer)
+
+
+def _find_top_images(plan: LabelPlan, layer: str) -> None:
     started = time.perf_counter()
     of, num_images = plan.activations, plan.probe.num_images
     num_neurons, k = of.num_neurons[layer], plan.hyperparameters.get("top_k", 0)
@@ -63,23 +70,33 @@ def find_top_images(plan: LabelPlan, layer: str) -> int:
         write_bundle(plan.folder(layer), USED, {"rows": used.numpy()})
         facts["num_images_used"] = len(used)
     plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started})
-    return num_neurons
 
 
 @task(task_run_name="softmax over concepts of {layer}: {part}", cache_policy=NO_CACHE)
-def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> int:
-    """Sums the exponentials over all concepts for some of the images that count; returns how many."""
+def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
+    """Sums the exponentials over all concepts for some of the images that count."""
+    with plan.held(layer, f"softmax-{part.name}", tell):
+        if part in plan.unsummed(layer):
+            _sum_softmax(plan, layer, part)
+
+
+def _sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
     started = time.perf_counter()
     images = images_of(plan, used_images(plan, layer)[part.start : part.stop])
     sums = log_normaliser(images, concepts_of(plan), plan.hyperparameters["a"])
     arrays = {"log_normaliser": sums.numpy(), "seconds": np.array(time.perf_counter() - started)}
     write_bundle(plan.softmax_folder(layer), part.name, arrays)
-    return len(part)
 
 
 @task(task_run_name="score {layer}: {block}", cache_policy=NO_CACHE)
-def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
-    """The best labels of a block's neurons among its concepts; returns how many similarities that took."""
+def score_block(plan: LabelPlan, layer: str, block: Block) -> None:
+    """Finds the best labels of a block's neurons among its concepts."""
+    with plan.held(layer, block.name, tell):
+        if block in plan.unscored(layer):
+            _score_block(plan, layer, block)
+
+
+def _score_block(plan: LabelPlan, layer: str, block: Block) -> None:
     started = time.perf_counter()
     spec = plan.spec
     labelled = label(
@@ -98,12 +115,17 @@ def score_block(plan: LabelPlan, layer: str, block: Block) -> int:
         arrays |= {"log_likelihood": found.log_likelihood, "log_prior": found.log_prior}
     arrays |= {"null_best": labelled.null_best.numpy(), "seconds": np.array(time.perf_counter() - started)}
     write_bundle(plan.blocks_folder(layer), block.name, arrays)
-    return len(block)
 
 
 @task(task_run_name="label {layer}", cache_policy=NO_CACHE)
-def join_labels(plan: LabelPlan, layer: str) -> int:
-    """Joins a layer's blocks into its label table; returns how many neurons there are."""
+def join_labels(plan: LabelPlan, layer: str) -> None:
+    """Joins a layer's blocks into its label table."""
+    with plan.held(layer, DONE, tell):
+        if not plan.done(layer).has(DONE):
+            _join_labels(plan, layer)
+
+
+def _join_labels(plan: LabelPlan, layer: str) -> None:
     started = time.perf_counter()
     neurons = plan.neurons(layer)
     bundles = {block: read_bundle(plan.blocks_folder(layer), block.name) for block in plan.blocks(layer)}
@@ -131,7 +153,6 @@ def join_labels(plan: LabelPlan, layer: str) -> int:
     forget()
     plan.blocks_folder(layer).remove()
     plan.softmax_folder(layer).remove()
-    return len(neurons)
 
 
 def _joined(plan: LabelPlan, bundles: dict[Block, Arrays]) -> Labelled:

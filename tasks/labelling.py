@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import Identity, digest_of
 from storage.layout import Store
+from storage.leases import Waits
 from storage.tables import read_parquet
 from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list
 from tasks.dissection.similarity import SIMILARITIES
@@ -119,6 +122,12 @@ class LabelPlan:
         """Markers of a layer."""
         return Completion(self.folder(layer))
 
+    @contextmanager
+    def held(self, layer: str, step: str, waits: Waits) -> Iterator[None]:
+        """Nobody else does this step of a layer inside the `with`; waits until that is so."""
+        with self.store.leases.held(f"{self.digest}-{layer}-{step}", waits):
+            yield
+
     def softmax_parts(self, layer: str) -> list[Rows]:
         """Ranges of the images whose softmax is to be summed; none where the similarity function has no softmax."""
         if self.spec.similarity not in WITH_PRIOR:
@@ -150,11 +159,15 @@ class LabelPlan:
     def unsummed(self, layer: str) -> list[Rows]:
         """Softmax parts without a file."""
         there = bundles(self.softmax_folder(layer))
+        if self.done(layer).has(DONE):
+            return []  # looked for after them: they are removed when that is there
         return [part for part in self.softmax_parts(layer) if part.name not in there]
 
     def unscored(self, layer: str) -> list[Block]:
         """Blocks without a file."""
         there = bundles(self.blocks_folder(layer))
+        if self.done(layer).has(DONE):
+            return []
         return [block for block in self.blocks(layer) if block.name not in there]
 
     def labels(self, layer: str) -> pd.DataFrame:

@@ -106,6 +106,11 @@ class ObservationPlan:
     missing: tuple[Missing, ...]
 
     @property
+    def store(self) -> Store:
+        """Where all of it lies."""
+        return Store.at(self.spec.store)
+
+    @property
     def spec(self) -> EmbedSpec | RecordSpec:
         """Where and how the work is done."""
         spec = self.record or self.embed
@@ -116,6 +121,24 @@ class ObservationPlan:
     def work(self) -> list[ObservationWork]:
         """The missing shard groups by tasks: a bounded number of these, however many the groups are."""
         return [ObservationWork(missing) for missing in in_tasks(self.missing)]
+
+    def still(self, missing: Missing) -> Missing | None:
+        """What a shard group lacks now of what it lacked when this was planned; None where others have done it."""
+        name = missing.rows.name
+        embeddings = missing.embeddings and self.embeddings is not None and not self.embeddings.done().has(name)
+        activations = tuple(
+            (summary, layer)
+            for summary, layer in missing.activations
+            if not self.activations[summary].done(layer).has(name)
+        )
+        return Missing(missing.rows, embeddings, activations) if embeddings or activations else None
+
+    def leases(self, missing: Missing) -> list[str]:
+        """Names of what is held while a shard group is observed."""
+        written = {self.activations[summary].digest for summary, _ in missing.activations}
+        if missing.embeddings and self.embeddings is not None:
+            written.add(self.embeddings.digest)
+        return [f"{digest}-{missing.rows.name}" for digest in sorted(written)]
 
     @property
     def embeds_by_clip(self) -> bool:

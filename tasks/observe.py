@@ -13,21 +13,32 @@ from tasks.models.devices import IMAGES_PER_PASS, choose_devices, held_device
 from tasks.observation import Missing, ObservationPlan, ObservationWork
 from tasks.observers import Embedder, Observer, Recorder, precomputed
 from tasks.passes import Pass
+from tasks.turns import tell
 from tasks.writing import EMBEDDED, Blocks, Writer
 
 
 @task(task_run_name="observe {work}", cache_policy=NO_CACHE)
 def observe(plan: ObservationPlan, work: ObservationWork) -> Pass:
     """Decodes shard groups once, embeds and records what they lack; says what the time went into."""
-    started, clock = time.perf_counter(), Clock()
+    clock, num_images = Clock(), 0
+    started = asked = time.perf_counter()
+    for lot in plan.store.leases.lots({missing: plan.leases(missing) for missing in work.missing}, tell):
+        clock.add("queueing", time.perf_counter() - asked)
+        lacking = [missing for missing in map(plan.still, lot) if missing]
+        _observe(plan, lacking, clock)
+        num_images += sum(len(missing.rows) for missing in lacking)
+        asked = time.perf_counter()
+    return Pass(str(work), num_images, time.perf_counter() - started, clock.seconds)
+
+
+def _observe(plan: ObservationPlan, lacking: list[Missing], clock: Clock) -> None:
     with Writer(plan, clock) as writer:
-        for missing in work.missing:
+        for missing in lacking:
             if missing.embeddings and not plan.embeds_by_clip:
                 writer.add(missing, missing.rows, {EMBEDDED: precomputed(plan, missing.rows)})
-        to_decode = [missing for missing in work.missing if _models(plan, missing)]
+        to_decode = [missing for missing in lacking if _models(plan, missing)]
         if to_decode:
             _pass(plan, to_decode, writer, clock)
-    return Pass(str(work), work.num_images, time.perf_counter() - started, clock.seconds)
 
 
 def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock) -> None:

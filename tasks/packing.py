@@ -16,6 +16,7 @@ import pandas as pd
 from storage.completion import Completion
 from storage.errors import SourceError, UnreadableError
 from storage.files import Folder, is_local, split
+from storage.leases import Leases
 from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, WrittenShard, write_shard
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
@@ -34,6 +35,7 @@ class Packing:
     """How images become shards."""
 
     folder: Folder
+    leases: Leases = field(hash=False)
     #: By name.
     sources: dict[str, Source] = field(hash=False)
     #: Shorter side of larger images, in pixels.
@@ -79,8 +81,8 @@ class Entries:
         return as_jpeg(small), "jpg", "jpeg-95", small.size
 
 
-def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:
-    """Packs the images of the part `name`, and marks it done; returns how many were admitted.
+def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> None:
+    """Packs the images of the part `name`, and marks it done.
 
     A part is of images to copy, or of images of one tar. Raises what is wrong with more than one image.
     """
@@ -96,7 +98,6 @@ def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> int:
     write_parquet(folder, f"{name}.rejects.parquet", pd.DataFrame(entries.rejects, columns=REJECT_COLUMNS))
     facts = dict(zip(FACTS, attrgetter(*FACTS)(shard), strict=True))
     packing.parts.mark(name, {"shard": shard.name, **facts, "seconds": time.perf_counter() - started})
-    return shard.num_images
 
 
 def _copied(packing: Packing, name: str, images: Sequence[SourceImage], entries: Entries) -> WrittenShard:

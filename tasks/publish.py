@@ -22,6 +22,7 @@ from storage.completion import Completion
 from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of
+from storage.leases import Leases
 from storage.shards import MANIFEST
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
@@ -33,6 +34,7 @@ from tasks.passes import Pass
 from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
 from tasks.spec import DissectSpec
+from tasks.turns import tell
 
 #: Raised by one when the same labels would be published otherwise than before.
 VERSION = 3
@@ -105,6 +107,12 @@ def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
 
     `passes` are those that the run made over the images; they stand in `run.json`.
     """
+    with Leases(plan.out).held(RUN, tell):
+        if not _is_intact(plan.out, plan.digest):
+            _publish(plan, passes)
+
+
+def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     started = time.perf_counter()
     layers = list(plan.labels.activations.layouts)
     labels = pd.concat([plan.labels.labels(layer) for layer in layers], ignore_index=True)
@@ -156,11 +164,13 @@ def read_run(out: Folder) -> dict[str, Any]:
 def republish_report(out: str) -> str:
     """Makes the report of a published run anew from its tables; returns its URL."""
     folder = Folder.at(out)
-    run = read_run(folder)
-    tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
-    write_report(folder, run, *tables)
-    run["files"][REPORT] = folder.sha256(REPORT)
-    folder.write_json(RUN, run)
+    read_run(folder)  # before a folder that holds no run is locked
+    with Leases(folder).held(RUN, print):
+        run = read_run(folder)
+        tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
+        write_report(folder, run, *tables)
+        run["files"][REPORT] = folder.sha256(REPORT)
+        folder.write_json(RUN, run)
     return folder.path(REPORT)
 
 

@@ -31,6 +31,7 @@ from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, REJECTS, write_index
 from tasks.spec import ShardSpec
 from tasks.torchvision_sets import ALL_KINDS
+from tasks.turns import tell
 
 #: Raised by one when the same files would give other shards than before. 2: sources, encodings, tars in place.
 VERSION = 2
@@ -80,6 +81,9 @@ class ShardPart:
     number: int
     start: int
     stop: int
+
+    def __str__(self) -> str:
+        return f"shard {self.number}"
 
     @property
     def name(self) -> str:
@@ -143,7 +147,7 @@ def plan_shards(spec: ShardSpec) -> ShardPlan:
             "selection": list(selection),
             "resize": spec.resize,
         }
-        packing = Packing(store.probe(digest_of(parameters)), sources, spec.resize)
+        packing = Packing(store.probe(digest_of(parameters)), store.leases, sources, spec.resize)
         parts = listing.parts
         if packing.folder.exists(MANIFEST):
             return ShardPlan(packing, selection, listing.num_files, len(parts), ())
@@ -204,23 +208,29 @@ class _Listing:
 
 
 @task(task_run_name="{work}", cache_policy=NO_CACHE)
-def make_shards(packing: Packing, work: ShardWork) -> int:
-    """Packs the parts, each marked when it is done; returns how many images they hold."""
-    num_images = 0
+def make_shards(packing: Packing, work: ShardWork) -> None:
+    """Packs the parts, each marked when it is done."""
     for _, parts in groupby(work.parts, lambda part: part.start // FILES_READ):
         near = list(parts)
         listing = read_rows(packing.folder, LISTING, Rows(near[0].start, near[-1].stop))[LISTING_COLUMNS]
-        for part in near:
+        for part in _in_turn(packing, near):
             records = listing.loc[part.start : part.stop - 1].itertuples(index=False)
-            num_images += pack(packing, part.name, [SourceImage(*record) for record in records])
-    return num_images
+            pack(packing, part.name, [SourceImage(*record) for record in records])
+
+
+def _in_turn(packing: Packing, parts: Sequence[ShardPart]) -> Iterator[ShardPart]:
+    """The parts that nobody else packs, nor has packed."""
+    wanted = {part: [f"{packing.folder.name}-{part.name}"] for part in parts}
+    for lot in packing.leases.lots(wanted, tell):
+        yield from (part for part in lot if not packing.parts.has(part.name))
 
 
 @task(task_run_name="index", cache_policy=NO_CACHE)
 def finish_probe(plan: ShardPlan) -> ProbeRef:
     """Joins the parts' tables into the index and writes the manifest. Raises `SourceError` without any image."""
-    if not plan.folder.exists(MANIFEST):
-        write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
+    with plan.packing.leases.held(f"{plan.folder.name}-index", tell):
+        if not plan.folder.exists(MANIFEST):
+            write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
     return probe_at(plan.folder)
 
 
