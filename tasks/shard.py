@@ -153,8 +153,9 @@ def plan_shards(spec: ShardSpec) -> ShardPlan:
             return ShardPlan(packing, selection, listing.num_files, len(parts), ())
         done = packing.parts.done()
         file.seek(0)
-        with packing.folder.writing(LISTING) as out:
-            shutil.copyfileobj(file, out)
+        if not packing.folder.exists(LISTING):
+            with packing.folder.writing(LISTING) as out:
+                shutil.copyfileobj(file, out)
     missing = tuple(part for part in parts if part.name not in done)
     return ShardPlan(packing, selection, listing.num_files, len(parts), missing)
 

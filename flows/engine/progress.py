@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
+from logging import Handler, LogRecord
 from threading import Lock, Timer
 from typing import Any, Protocol, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
-from prefect.logging import get_run_logger
+from prefect.logging import get_logger, get_run_logger
+
+from tasks.turns import LOG
 
 
 class Observer(Protocol):
@@ -42,11 +45,15 @@ followed: list[UUID] = []
 
 @contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Inside the `with`, flows of this process tell `observer` of their progress."""
+    """Inside the `with`, flows of this process tell `observer` of their progress, and tasks of what they wait for."""
     _observers.append(observer)
+    told = _Told(observer)
+    logger = get_logger(LOG)
+    logger.addHandler(told)
     try:
         yield
     finally:
+        logger.removeHandler(told)
         _observers.remove(observer)
 
 
@@ -95,6 +102,18 @@ def follow(
         for observer in _observers:
             observer.finished(stage, time.perf_counter() - started)
     return [future.result() for future in amounts]  # raises what a task raised
+
+
+class _Told(Handler):
+    """Gives on to an observer what tasks say of their turns."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def emit(self, record: LogRecord) -> None:
+        """Gives on the text."""
+        self._observer.noted(record.getMessage())
 
 
 def slug(text: str) -> str:
