@@ -28,7 +28,7 @@ from storage.files import Folder
 from storage.identity import digest_of_bytes
 
 Item = TypeVar("Item")
-#: Is told of it when there is something to wait for.
+#: Is told, again and again, what is waited for, and may raise.
 Waits = Callable[[str], None]
 
 #: How long an object of a lease lasts that nobody renews, and how often its holder does.
@@ -73,7 +73,7 @@ class Leases:
 
         Waits while others hold all. Who holds some must not wait for more, or two may wait for each other.
         """
-        asking, has_waited = _Asking(self.folder), False
+        asking = _Asking(self.folder)
         while True:
             with ExitStack() as leases:
                 ours = []
@@ -85,10 +85,8 @@ class Leases:
                 if ours:
                     yield ours
                     return
-            if not has_waited:
-                has_waited = True
-                first, more = next(iter(wanted)), len(wanted) - 1
-                waits(f"Another run is at {first}{f' and {more} more' if more else ''}. Waiting for what it does.")
+            first, more = next(iter(wanted)), len(wanted) - 1
+            waits(f"Another run is at {first}{f' and {more} more' if more else ''}. Waiting for what it does.")
             time.sleep(SECONDS_BETWEEN_ASKING[self.folder.is_local])
 
 

@@ -26,8 +26,8 @@ from tasks.dissection.errors import ConceptError
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
 from tasks.precomputed import Floats, file_digest, read_npy
+from tasks.running import Waiting, go_on
 from tasks.spec import EmbedSpec
-from tasks.turns import tell
 
 #: Texts in a forward pass, always so many: the last digits of an embedding would otherwise depend on how many texts
 #: are new, and on the number of threads.
@@ -114,7 +114,7 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
                 "What embeds the concepts, or their list, is another on a worker than the run was planned with. "
                 "Give all machines the same files, and run again."
             )
-    with Store.at(spec.store).leases.held(f"concepts-{ref.digest}", tell):
+    with Store.at(spec.store).leases.held(f"concepts-{ref.digest}", Waiting()):
         # Another list has some of the texts, and another run may have embedded them.
         texts = missing_texts(ref, spec)
         if texts:
@@ -130,7 +130,7 @@ def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]
         batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
         filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
         source = load_clip(spec.clip, spec.clip_checkpoint)
-        with held_device(spec.device) as device:
+        with held_device(spec.device, go_on) as device:
             clip = placed(PlacedClip, source, Placement.of(spec, device))
             vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
     block = digest_of_bytes("\n".join(texts).encode())

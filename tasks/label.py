@@ -24,6 +24,7 @@ from tasks.dissection.scorers import log_normaliser, used_rows
 from tasks.dissection.streaming import TopImages
 from tasks.label_tables import label_table, neurons_table, top_images_table
 from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, USED, WITH_PRIOR, Block, LabelPlan
+from tasks.running import Waiting
 from tasks.scoring import (
     concepts_of,
     forget,
@@ -36,7 +37,6 @@ from tasks.scoring import (
 )
 from tasks.similarities import write_similarities
 from tasks.summaries import TOP_IMAGES_RECORDED
-from tasks.turns import tell
 
 #: Neurons whose top images are merged at a time.
 NEURONS_AT_A_TIME = 4_096
@@ -45,7 +45,7 @@ NEURONS_AT_A_TIME = 4_096
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
 def find_top_images(plan: LabelPlan, layer: str) -> None:
     """Finds every neuron's top images and whether it is dead."""
-    with plan.held(layer, FOUND, tell):
+    with plan.held(layer, FOUND, Waiting()):
         if not plan.done(layer).has(FOUND):
             _find_top_images(plan, layer)
 
@@ -75,7 +75,7 @@ def _find_top_images(plan: LabelPlan, layer: str) -> None:
 @task(task_run_name="softmax over concepts of {layer}: {part}", cache_policy=NO_CACHE)
 def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
     """Sums the exponentials over all concepts for some of the images that count."""
-    with plan.held(layer, f"softmax-{part.name}", tell):
+    with plan.held(layer, f"softmax-{part.name}", Waiting()):
         if part in plan.unsummed(layer):
             _sum_softmax(plan, layer, part)
 
@@ -91,7 +91,7 @@ def _sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
 @task(task_run_name="score {layer}: {block}", cache_policy=NO_CACHE)
 def score_block(plan: LabelPlan, layer: str, block: Block) -> None:
     """Finds the best labels of a block's neurons among its concepts."""
-    with plan.held(layer, block.name, tell):
+    with plan.held(layer, block.name, Waiting()):
         if block in plan.unscored(layer):
             _score_block(plan, layer, block)
 
@@ -120,7 +120,7 @@ def _score_block(plan: LabelPlan, layer: str, block: Block) -> None:
 @task(task_run_name="label {layer}", cache_policy=NO_CACHE)
 def join_labels(plan: LabelPlan, layer: str) -> None:
     """Joins a layer's blocks into its label table."""
-    with plan.held(layer, DONE, tell):
+    with plan.held(layer, DONE, Waiting()):
         if not plan.done(layer).has(DONE):
             _join_labels(plan, layer)
 

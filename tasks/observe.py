@@ -13,7 +13,7 @@ from tasks.models.devices import IMAGES_PER_PASS, choose_devices, held_device
 from tasks.observation import Missing, ObservationPlan, ObservationWork
 from tasks.observers import Embedder, Observer, Recorder, precomputed
 from tasks.passes import Pass
-from tasks.turns import tell
+from tasks.running import Waiting, go_on
 from tasks.writing import EMBEDDED, Blocks, Writer
 
 
@@ -22,7 +22,7 @@ def observe(plan: ObservationPlan, work: ObservationWork) -> Pass:
     """Decodes shard groups once, embeds and records what they lack; says what the time went into."""
     clock, num_images = Clock(), 0
     started = asked = time.perf_counter()
-    for lot in plan.store.leases.lots({missing: plan.leases(missing) for missing in work.missing}, tell):
+    for lot in plan.store.leases.lots({missing: plan.leases(missing) for missing in work.missing}, Waiting()):
         clock.add("queueing", time.perf_counter() - asked)
         lacking = [missing for missing in map(plan.still, lot) if missing]
         _observe(plan, lacking, clock)
@@ -54,13 +54,14 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
     # The first images are read and decoded while another task has the device.
     with (
         Feed(plan.probe, wanted, preprocess, size, clock, enough=plan.spec.draft, pinned=kind == "cuda") as feed,
-        held_device(plan.spec.device) as device,
+        held_device(plan.spec.device, go_on) as device,
     ):
         clock.add("queueing", time.perf_counter() - started)
         for observer in observers.values():
             observer.place(device)
         batches = ((missing, rows) for missing in work for rows in steps(missing.rows, size))
         for (missing, rows), batch in zip(batches, feed, strict=True):
+            go_on()
             blocks: Blocks = {}
             for name, images in batch.inputs.items():
                 with clock.timed(name):

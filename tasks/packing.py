@@ -21,6 +21,7 @@ from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, 
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
 from tasks.images import UndecodableError, as_jpeg, decodable_size, decode, file_format, reduced
+from tasks.running import go_on
 
 #: Columns of the index that are known when the whole part is packed, or all parts are.
 LATER = ("row", "shard", "offset")
@@ -111,6 +112,7 @@ def _reads(packing: Packing, images: Sequence[SourceImage]) -> Iterator[tuple[So
     pool = ThreadPoolExecutor(FETCHED_AT_A_TIME, thread_name_prefix="fetch")
     try:
         for image in images:
+            go_on()
             source = packing.sources[image.source]
             assert isinstance(source, CopiedSource)  # no other lists images without an offset
             read = partial(source.read, image.url)
@@ -135,6 +137,7 @@ def _in_place(images: Sequence[SourceImage], entries: Entries) -> WrittenShard:
     with opened as file:
         tar = TarPass(url, file)
         for image in images:
+            go_on()
             if entries.admit(image, partial(tar.member, image.offset)):
                 offsets.append(image.offset)
         return tar.finish(offsets)

@@ -33,8 +33,8 @@ from tasks.parameters import Tau
 from tasks.passes import Pass
 from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
+from tasks.running import Waiting
 from tasks.spec import DissectSpec
-from tasks.turns import tell
 
 #: Raised by one when the same labels would be published otherwise than before.
 VERSION = 3
@@ -107,7 +107,7 @@ def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
 
     `passes` are those that the run made over the images; they stand in `run.json`.
     """
-    with Leases(plan.out).held(RUN, tell):
+    with Leases(plan.out).held(RUN, Waiting()):
         if not _is_intact(plan.out, plan.digest):
             _publish(plan, passes)
 
@@ -165,7 +165,7 @@ def republish_report(out: str) -> str:
     """Makes the report of a published run anew from its tables; returns its URL."""
     folder = Folder.at(out)
     read_run(folder)  # before a folder that holds no run is locked
-    with Leases(folder).held(RUN, print):
+    with Leases(folder).held(RUN, Waiting()):
         run = read_run(folder)
         tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
         write_report(folder, run, *tables)

@@ -29,9 +29,9 @@ from storage.sources.source import CopiedSource, Source, SourceImage, SourceSett
 from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, REJECTS, write_index
+from tasks.running import Waiting
 from tasks.spec import ShardSpec
 from tasks.torchvision_sets import ALL_KINDS
-from tasks.turns import tell
 
 #: Raised by one when the same files would give other shards than before. 2: sources, encodings, tars in place.
 VERSION = 2
@@ -222,14 +222,14 @@ def make_shards(packing: Packing, work: ShardWork) -> None:
 def _in_turn(packing: Packing, parts: Sequence[ShardPart]) -> Iterator[ShardPart]:
     """The parts that nobody else packs, nor has packed."""
     wanted = {part: [f"{packing.folder.name}-{part.name}"] for part in parts}
-    for lot in packing.leases.lots(wanted, tell):
+    for lot in packing.leases.lots(wanted, Waiting()):
         yield from (part for part in lot if not packing.parts.has(part.name))
 
 
 @task(task_run_name="index", cache_policy=NO_CACHE)
 def finish_probe(plan: ShardPlan) -> ProbeRef:
     """Joins the parts' tables into the index and writes the manifest. Raises `SourceError` without any image."""
-    with plan.packing.leases.held(f"{plan.folder.name}-index", tell):
+    with plan.packing.leases.held(f"{plan.folder.name}-index", Waiting()):
         if not plan.folder.exists(MANIFEST):
             write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
     return probe_at(plan.folder)

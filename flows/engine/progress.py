@@ -13,10 +13,11 @@ from typing import Any, Protocol, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_logger, get_run_logger
 
-from tasks.turns import LOG
+from tasks.running import LOG, stop
 
 
 class Observer(Protocol):
@@ -96,6 +97,11 @@ def follow(
                 artifact.show(done)
         if artifact:
             artifact.show(done)
+    except BaseException as error:
+        context = FlowRunContext.get()
+        if not isinstance(error, Exception) and context and context.flow_run:
+            stop(context.flow_run.id)  # Ctrl-C, or a cancelled run: the runner waits for tasks that are at work
+        raise
     finally:
         if artifact:
             artifact.begin.cancel()
@@ -105,7 +111,7 @@ def follow(
 
 
 class _Told(Handler):
-    """Gives on to an observer what tasks say of their turns."""
+    """Gives on to an observer what tasks say that they wait for."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()

@@ -53,11 +53,12 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
 
 
 @contextmanager
-def held_device(wanted: str) -> Iterator[torch.device]:
+def held_device(wanted: str, asks: Callable[[], None] = lambda: None) -> Iterator[torch.device]:
     """The first of the wanted devices that is free, which nobody else has inside the `with`.
 
     Two tasks on one device would share its memory and gain nothing, and the hooks of two recordings would meet in
     one model. A GPU is held among all processes of the machine, another device among the threads of this one.
+    `asks` is called as long as none is free, and may raise.
     """
     devices = choose_devices(wanted)
     while True:
@@ -66,6 +67,7 @@ def held_device(wanted: str) -> Iterator[torch.device]:
                 if is_ours:
                     yield device
                     return
+        asks()
         time.sleep(SECONDS_BETWEEN_ASKING)
 
 

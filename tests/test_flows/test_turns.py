@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
@@ -60,3 +62,32 @@ def test_a_run_waits_for_what_another_is_at_and_says_so(
     assert "Another run is at images 0-47: embeddings. Waiting for what it does." in observer.notes
     assert ("another run did it all" in observer.notes) == has_done_it
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
+
+
+@pytest.mark.usefixtures("one_flow_run")
+def test_ctrl_c_ends_a_run_that_waits_for_another(
+    finished: dict[str, Any], prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.dissect import dissect
+    from flows.engine import progress
+
+    [marker] = Path(finished["store"]).glob("embeddings/*.done/*")
+    marker.unlink()
+    observer, as_completed = Counting(), progress.as_completed
+
+    def interrupted(futures: list[Any]) -> Iterator[Any]:
+        while not all(future.state.is_final() for future in futures):
+            if any(note.startswith("Another run") for note in observer.notes):
+                raise KeyboardInterrupt
+            time.sleep(0.02)
+        yield from as_completed(futures)
+
+    monkeypatch.setattr(progress, "as_completed", interrupted)
+    lease = f"{marker.parent.stem}-{marker.stem}"
+    with (
+        Store.at(finished["store"]).leases.held(lease, print),
+        progress.observed_by(observer),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        dissect(DissectSpec(**finished))
+    assert not marker.exists()
