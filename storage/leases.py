@@ -119,11 +119,11 @@ class _Asking:
     def _take(self, name: str) -> Lease | None:
         if self.folder.is_local:
             try:
-                return _Lock.take(Path(self.folder.path(f"{name}.lock")))
+                return FileLease.take(Path(self.folder.path(f"{name}.lock")))
             except (OSError, NotImplementedError) as error:
                 if not isinstance(error, NotImplementedError) and error.errno not in NO_LOCKS:
                     raise
-        return _Object.take(self.folder / name, self.seen)
+        return ObjectLease.take(self.folder / name, self.seen)
 
 
 def _file_name(name: str) -> str:
@@ -134,14 +134,15 @@ def _file_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Lock:
+class FileLease:
     """A lease that is a lock on a file."""
 
     path: Path
     lock: FileLock
 
     @classmethod
-    def take(cls, path: Path) -> _Lock | None:
+    def take(cls, path: Path) -> FileLease | None:
+        """The lock on a file, which is made for it; None where another has it. Raises `OSError` where none can be."""
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False, fallback_to_soft=False)
         try:
@@ -151,12 +152,13 @@ class _Lock:
         return cls(path, lock)
 
     def release(self) -> None:
+        """Frees it, and removes the file."""
         # Before it is free: whoever locks a file that has no name any more asks again.
         self.path.unlink(missing_ok=True)
         self.lock.release()
 
 
-class _Object:
+class ObjectLease:
     """A lease that is an object `0000000001`, or of a higher number where it was taken over from one who died."""
 
     def __init__(self, folder: Folder, number: int) -> None:
@@ -166,7 +168,8 @@ class _Object:
         self._renewing = Thread(target=self._renew, name=f"lease {folder.name}", daemon=True)
 
     @classmethod
-    def take(cls, folder: Folder, seen: dict[str, tuple[bytes, float]]) -> _Object | None:
+    def take(cls, folder: Folder, seen: dict[str, tuple[bytes, float]]) -> ObjectLease | None:
+        """An object of a folder that has none; None where another has one that was `seen` to be renewed."""
         before = _contents(folder)
         if before and not _is_over(folder, before, seen):
             return None
@@ -198,6 +201,7 @@ class _Object:
                 self._folder.write(self._name, self._content())
 
     def release(self) -> None:
+        """Removes the object."""
         self._released.set()
         self._renewing.join()
         self._folder.remove_file(self._name)

@@ -130,7 +130,7 @@ def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]
         batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
         filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
         source = load_clip(spec.clip, spec.clip_checkpoint)
-        with held_device(spec.device, go_on) as device:
+        with held_device(spec.device, shared=spec.share_devices, asks=go_on) as device:
             clip = placed(PlacedClip, source, Placement.of(spec, device))
             vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
     block = digest_of_bytes("\n".join(texts).encode())

@@ -54,7 +54,7 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
     # The first images are read and decoded while another task has the device.
     with (
         Feed(plan.probe, wanted, preprocess, size, clock, enough=plan.spec.draft, pinned=kind == "cuda") as feed,
-        held_device(plan.spec.device, go_on) as device,
+        held_device(plan.spec.device, shared=plan.spec.share_devices, asks=go_on) as device,
     ):
         clock.add("queueing", time.perf_counter() - started)
         for observer in observers.values():

@@ -72,6 +72,9 @@ class EngineSpec(Group):
         "auto",
         description="auto (all GPUs, or the CPU), cpu, cuda, cuda:1, cuda:0,1 or mps; a task at a time on each.",
     )
+    share_devices: bool = Field(
+        False, description="Use GPUs also while another run holds them. By default runs on one machine take turns."
+    )
     precision: Precision = Field(
         "fp32",
         description="Data type that networks compute in. What comes out of them is kept in float32.",

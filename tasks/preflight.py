@@ -9,7 +9,7 @@ from storage.files import is_local
 from tasks.concepts import concept_embeddings_of, concept_list, named_list
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import load_clip, num_dimensions
-from tasks.models.devices import choose_devices
+from tasks.models.devices import check_devices
 from tasks.observation import traced_layers
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
 from tasks.spec import DissectSpec
@@ -33,7 +33,7 @@ def preflight(spec: DissectSpec) -> None:
     concept_embeddings_of(spec)
     if spec.image_embeddings:
         ImageEmbeddingsFile.at(spec.image_embeddings).digest()
-    choose_devices(spec.device)
+    check_devices(spec.device, spec.share_devices)
     _same_dimensions(spec)
 
 

@@ -31,6 +31,16 @@ EMPTY = "empty.db"
 #: Names and colours of the tiny probe set: an image's colour is its class.
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (128, 128, 128)}
 IMAGES_PER_COLOUR = 12
+#: Modules that take longest, which come first: where several work side by side, none is left alone with one.
+LONGEST = [
+    *("test_readme.py", "test_deployed.py", "test_deployments.py", "test_dissect.py", "test_engines.py"),
+    *("test_server.py", "test_real.py", "test_house.py"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts tests by module, those of `LONGEST` first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

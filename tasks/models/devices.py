@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import os
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from storage.leases import FileLease
 from tasks.models.errors import ModelError, first_lines
 from tasks.parameters import EngineSpec, Precision
 
@@ -53,17 +53,21 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
 
 
 @contextmanager
-def held_device(wanted: str, asks: Callable[[], None] = lambda: None) -> Iterator[torch.device]:
+def held_device(
+    wanted: str, *, shared: bool = False, asks: Callable[[], None] = lambda: None
+) -> Iterator[torch.device]:
     """The first of the wanted devices that is free, which nobody else has inside the `with`.
 
     Two tasks on one device would share its memory and gain nothing, and the hooks of two recordings would meet in
-    one model. A GPU is held among all processes of the machine, another device among the threads of this one.
+    one model. A GPU is held among all processes of the machine, unless it is `shared` with those of other runs;
+    another device among the threads of this one. The kernel frees it even after `kill -9`, and no Prefect server has
+    to be told how many there are: that is why these are locks, and not limits of Prefect's.
     `asks` is called as long as none is free, and may raise.
     """
     devices = choose_devices(wanted)
     while True:
         for device in devices:
-            with _held_if_free(device) as is_ours:
+            with _held_if_free(device, shared) as is_ours:
                 if is_ours:
                     yield device
                     return
@@ -71,24 +75,30 @@ def held_device(wanted: str, asks: Callable[[], None] = lambda: None) -> Iterato
         time.sleep(SECONDS_BETWEEN_ASKING)
 
 
+def check_devices(wanted: str, shared: bool) -> None:
+    """Raises `ModelError` where one of the wanted devices is not there, or cannot be held."""
+    for device in choose_devices(wanted):
+        with _held_if_free(device, shared):
+            pass
+
+
 @contextmanager
-def _held_if_free(device: torch.device) -> Iterator[bool]:
+def _held_if_free(device: torch.device, shared: bool = False) -> Iterator[bool]:
     # Not functools.cache: it would give two threads that ask first, at once, a lock each.
     lock = _locks.setdefault(device, Lock())
     if not lock.acquire(blocking=False):
         yield False
         return
     try:
-        if device.type != "cuda":
+        if device.type != "cuda" or shared:
             yield True
             return
-        with _lock_file(device).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it even after kill -9
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        lease = _lease(device)
+        try:
+            yield lease is not None
+        finally:
+            if lease:
+                lease.release()
     finally:
         lock.release()
 
@@ -96,10 +106,17 @@ def _held_if_free(device: torch.device) -> Iterator[bool]:
 _locks: dict[torch.device, Lock] = {}
 
 
-def _lock_file(device: torch.device) -> Path:
-    """One for each GPU and user, by its UUID: processes may see GPUs under other numbers (CUDA_VISIBLE_DEVICES)."""
+def _lease(device: torch.device) -> FileLease | None:
+    # A file for each GPU and user, by its UUID: processes may see GPUs under other numbers (CUDA_VISIBLE_DEVICES).
     uuid = torch.cuda.get_device_properties(device).uuid
-    return Path(tempfile.gettempdir()) / f"clip-dissect-{os.getuid()}-{uuid}.lock"
+    path = Path(tempfile.gettempdir()) / f"clip-dissect-{os.getuid()}-{uuid}.lock"
+    try:
+        return FileLease.take(path)
+    except (OSError, NotImplementedError) as error:
+        raise ModelError(
+            f"{device} is held by a lock on {path}, which cannot be had ({error}). Set TMPDIR to a folder of this "
+            "machine that all its runs can write to, or share GPUs with other runs (--share-devices)."
+        ) from error
 
 
 @dataclass(frozen=True)

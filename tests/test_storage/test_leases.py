@@ -36,7 +36,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """Where leases are locks, where they are files because the file system has no locks, and where objects."""
     monkeypatch.setattr(leases, "SECONDS_BETWEEN_ASKING", {True: 0.002, False: 0.002})
     if request.param == "no locks":
-        monkeypatch.setattr(leases._Lock, "take", without_locks)
+        monkeypatch.setattr(leases.FileLease, "take", without_locks)
     return Folder.at(f"memory://leases-{next(_numbers)}" if request.param == "memory" else str(tmp_path / "leases"))
 
 
@@ -140,7 +140,7 @@ from storage import leases
 from storage.files import Folder
 leases.RENEWAL_SECONDS = 0.05
 if sys.argv[2] == "no locks":
-    leases._Lock.take = classmethod(lambda cls, path: (_ for _ in ()).throw(NotImplementedError()))
+    leases.FileLease.take = classmethod(lambda cls, path: (_ for _ in ()).throw(NotImplementedError()))
 with leases.Leases(Folder.at(sys.argv[1])).held("a", print):
     print("held", flush=True)
     time.sleep(60)
@@ -178,7 +178,7 @@ def test_a_lock_is_free_as_soon_as_its_holder_is_killed(hold: Any, tmp_path: Pat
 def test_a_lease_without_lock_is_renewed_and_taken_over_when_it_is_not(
     hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases._Lock, "take", without_locks)
+    monkeypatch.setattr(leases.FileLease, "take", without_locks)
     monkeypatch.setattr(leases, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(leases, "SECONDS_BETWEEN_ASKING", {True: 0.02})
     process, told = hold("no locks"), []
@@ -199,7 +199,7 @@ def test_a_holder_that_only_slept_is_not_taken_for_the_next_one(monkeypatch: pyt
     monkeypatch.setattr(leases, "LEASE_SECONDS", 0.0)
     (folder / "a").write("0000000001", b"asleep")
     seen: dict[str, tuple[bytes, float]] = {}
-    assert leases._Object.take(folder / "a", seen) is None
+    assert leases.ObjectLease.take(folder / "a", seen) is None
     contents = leases._contents
 
     def meanwhile(where: Folder) -> dict[str, bytes]:
@@ -210,5 +210,5 @@ def test_a_holder_that_only_slept_is_not_taken_for_the_next_one(monkeypatch: pyt
         return found
 
     monkeypatch.setattr(leases, "_contents", meanwhile)
-    assert leases._Object.take(folder / "a", seen) is None
+    assert leases.ObjectLease.take(folder / "a", seen) is None
     assert contents(folder / "a") == {"0000000001": b"a third"}

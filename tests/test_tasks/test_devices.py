@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.models import devices
-from tasks.models.devices import Batches, Placement, choose_devices, held_device, placed
+from tasks.models.devices import Batches, Placement, check_devices, choose_devices, held_device, placed
 from tasks.models.errors import ModelError
 
 CPU = torch.device("cpu")
@@ -83,6 +83,8 @@ def test_tasks_go_to_devices_that_are_free() -> None:
         assert (first.index, second.index) == (0, 2)
         with devices._held_if_free(torch.device("cuda", 0)) as is_ours:
             assert not is_ours
+    with pytest.raises(ValueError, match="no"), held_device("cuda:0,2"):
+        raise ValueError("no")
     with held_device("cuda:0,2") as again:
         assert again.index == 0
 
@@ -112,10 +114,20 @@ def test_a_gpu_is_held_among_processes_and_free_when_its_holder_is_killed(tmp_pa
     with _gpu_of(str(tmp_path)):
         with devices._held_if_free(torch.device("cuda", 0)) as is_ours:
             assert not is_ours
+        with held_device("cuda", shared=True) as device:
+            assert device.index == 0
         process.kill()
         process.join()
         with held_device("cuda") as device:
             assert device.index == 0
+
+
+def test_a_gpu_that_cannot_be_held_is_told_at_the_start(tmp_path: Path) -> None:
+    with _gpu_of(str(tmp_path / "file")):
+        (tmp_path / "file").touch()
+        with pytest.raises(ModelError, match=r"cuda:0 is held by a lock on .*file/clip-dissect-.*--share-devices"):
+            check_devices("cuda", shared=False)
+        check_devices("cuda", shared=True)
 
 
 def doubled(images: Tensor) -> dict[str, Tensor]:
