@@ -7,8 +7,7 @@ neurons.
 
 from __future__ import annotations
 
-import errno
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +24,7 @@ from zarr.storage import FsspecStore, LocalStore
 from storage import identity
 from storage.completion import Rows
 from storage.errors import ArrayError, RegionError
-from storage.files import is_local, no_space
+from storage.files import is_local, writing_in
 from storage.identity import Identity
 
 #: Columns of a chunk: a block of neurons is read without its neighbours, and 50,000 rows are still few objects.
@@ -43,7 +42,7 @@ DataType = Literal["float16", "float32", "float64", "int32"]
 def open_group(url: str, wanted: Identity) -> zarr.Group:
     """The group at a URL, made with the identity `wanted` or checked against it (`IdentityError`)."""
     store = _store(url)
-    with suppress(ContainsGroupError):
+    with _writing(store), suppress(ContainsGroupError):
         zarr.create_group(store, attributes={"identity": dict(wanted)})
     group = zarr.open_group(store, mode="r+", use_consolidated=False)
     found = cast(Identity, group.attrs.asdict().get("identity", {}))
@@ -106,7 +105,7 @@ def _create(
     attributes: Identity,
     dtype: DataType,
 ) -> None:
-    with suppress(ContainsArrayError):  # another process made it first, just the same
+    with _writing(group.store), suppress(ContainsArrayError):  # another process made it first, just the same
         group.create_array(
             name,
             shape=shape,
@@ -138,7 +137,7 @@ def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: 
             f"cover whole shards of {' x '.join(map(str, shard))} of array {name!r} of shape {array.shape}."
         )
     where = tuple(slice(rows.start, rows.stop) for rows in region)
-    try:
+    with _writing(group.store):
         try:
             array[where] = block
         except (RuntimeError, ValueError):
@@ -146,10 +145,6 @@ def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: 
             for key in product(*(range(rows.start // step, -(-rows.stop // step)) for rows, step, _ in sides)):
                 sync((array.store_path / array.metadata.encode_chunk_key(key)).delete())
             array[where] = block
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and isinstance(group.store, LocalStore):
-            raise no_space(Path(group.store.root)) from error
-        raise
 
 
 def _is_whole(rows: Rows, step: int, length: int) -> bool:
@@ -193,6 +188,10 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     found = group[name]
     assert isinstance(found, zarr.Array)
     return found
+
+
+def _writing(store: ZarrStore) -> AbstractContextManager[None]:
+    return writing_in(Path(store.root)) if isinstance(store, LocalStore) else nullcontext()
 
 
 def _store(url: str) -> ZarrStore:

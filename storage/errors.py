@@ -15,6 +15,13 @@ class UnreadableError(StorageError, OSError):
     """One image that cannot be read; the message is the reason given in `rejects.parquet`."""
 
 
+class WriteError(StorageError, OSError):
+    """A disk that is full, read-only, or somebody else's."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class ShardError(StorageError, ValueError):
     """A shard that does not hold what its index says: torn, changed or foreign."""
 

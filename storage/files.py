@@ -19,10 +19,13 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-from storage.errors import DamagedError
+from storage.errors import DamagedError, WriteError
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
 VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
+#: What a disk says that is full or whose quota is, that is read-only, and that is somebody else's.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -168,27 +171,38 @@ def is_local(url: str) -> bool:
 
 @contextmanager
 def _local_writing(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    with writing_in(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Raises `WriteError` where nothing can be written in a folder of this machine: why, and the way out."""
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise no_space(path.parent) from error
-        raise
-
-
-def no_space(folder: Path) -> OSError:
-    """The error to raise when a disk is full: what is free there, and that a rerun goes on."""
-    free = shutil.disk_usage(folder).free
-    return OSError(
-        errno.ENOSPC,
-        f"No space left to write in {folder} ({free / 1e6:,.0f} MB free). What was finished is kept: "
-        "free some space, or choose another --store, and run the same command again",
-    )
+        yield
+    except OSError as error:
+        # What is read while something is written may fail for the same reason, and is named in its error.
+        is_elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(folder)
+        if error.errno not in NOT_WRITABLE or is_elsewhere:
+            raise
+        if error.errno in NO_SPACE:
+            what = f"No space left to write in {folder} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
+            way_out = "free some space"
+        else:
+            what, way_out = f"Nothing can be written in {folder} ({error.strerror})", "make it writable"
+        raise WriteError(
+            error.errno,
+            f"{what}. What was finished is kept: {way_out}, or choose another --store or --out, and run the same "
+            "command again.",
+        ) from error

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 import fsspec
 from filelock import FileLock, Timeout
 
-from storage.files import Folder
+from storage.files import Folder, writing_in
 from storage.identity import digest_of_bytes
 
 Item = TypeVar("Item")
@@ -143,10 +143,11 @@ class FileLease:
     @classmethod
     def take(cls, path: Path) -> FileLease | None:
         """The lock on a file, which is made for it; None where another has it. Raises `OSError` where none can be."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False, fallback_to_soft=False)
         try:
-            lock.acquire(timeout=0)
+            with writing_in(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
         except Timeout:
             return None
         return cls(path, lock)

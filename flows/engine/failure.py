@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from collections.abc import Iterator
@@ -38,8 +37,6 @@ def fail(message: str, status: int) -> NoReturn:
 def _message(error: Exception) -> str:
     from pydantic import ValidationError
 
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.strerror:
-        return error.strerror
     if isinstance(error, ValidationError):
         return "\n".join(str(problem["msg"]) for problem in error.errors())
     # KeyError shows its message in quotes, as if it were a key.
