@@ -38,9 +38,11 @@ def observe_probe(
     plan = plan_observation(probe, embed, record)
     if plan.missing:
         note(space_needed(plan))
-    tasks = [(observe.submit(plan, work), work.num_images) for work in plan.work]
+    tasks = [(observe.submit(plan.for_tasks, work), work.num_images) for work in plan.work]
     stage = "embed and record" if embed and record else "embed" if embed else "record"
-    passes: list[Pass] = follow(stage, tasks, total=probe.num_images)
+    ended: list[Pass] = follow(stage, tasks, total=probe.num_images)
+    # A task that begins again, its worker lost, may find that all of it was done.
+    passes = [one for one in ended if one.num_images]
     if passes:
         note(text := described(passes))
         table = [one.as_row() for one in passes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import zarr
@@ -139,6 +139,12 @@ class ObservationPlan:
         if missing.embeddings and self.embeddings is not None:
             written.add(self.embeddings.digest)
         return [f"{digest}-{missing.rows.name}" for digest in sorted(written)]
+
+    @property
+    def for_tasks(self) -> ObservationPlan:
+        """What every task takes of it: Prefect looks through all of that and Dask copies it, task by task, which is
+        minutes for a list of ten thousand shard groups."""
+        return replace(self, missing=())
 
     @property
     def embeds_by_clip(self) -> bool:

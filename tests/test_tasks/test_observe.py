@@ -22,7 +22,7 @@ from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.models.clip import load_clip
 from tasks.models.errors import ModelError
 from tasks.models.targets import load_target
-from tasks.observation import plan_observation
+from tasks.observation import ObservationWork, plan_observation
 from tasks.observe import observe
 from tests.test_tasks.conftest import (
     Bench,
@@ -121,6 +121,22 @@ def test_a_stopped_run_goes_on_with_the_groups_that_are_missing(bench: Bench) ->
         observe.fn(plan, work)
     assert np.isfinite(activations(plan, "head")).all()
     assert plan_observation(probe, spec, spec).missing == ()
+
+
+@pytest.mark.usefixtures("_small_groups")
+def test_a_task_that_begins_again_decodes_only_the_groups_that_it_had_not_marked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(feed, "decode", lambda *of: decoded.append(1) or decoding.decode(*of))
+    spec = bench.spec()
+    plan = plan_observation(shard(spec), spec, spec)
+    whole = ObservationWork(plan.missing)
+    observe.fn(plan, ObservationWork(plan.missing[:1]))  # then its worker is lost
+    assert observe.fn(plan, whole).num_images == 32
+    assert len(decoded) == 48
+    assert observe.fn(plan, whole).num_images == 0
+    assert plan_observation(plan.probe, spec, spec).missing == ()
 
 
 @pytest.mark.usefixtures("_small_groups")
