@@ -41,8 +41,10 @@ def observe_probe(
     tasks = [(observe.submit(plan.for_tasks, work), work.num_images) for work in plan.work]
     stage = "embed and record" if embed and record else "embed" if embed else "record"
     ended: list[Pass] = follow(stage, tasks, total=probe.num_images)
-    # A task that begins again, its worker lost, may find that all of it was done.
+    # A task that begins again, its worker lost, may find that all of it was done; or another run has done it.
     passes = [one for one in ended if one.num_images]
+    if ended and not passes:
+        note("All of it was done by another run.")
     if passes:
         note(text := described(passes))
         table = [one.as_row() for one in passes]

@@ -43,8 +43,6 @@ def shares(passes: Sequence[Pass]) -> dict[str, float]:
 
 def described(passes: Sequence[Pass]) -> str:
     """Shares of the work in words, and where models waited for images, what to do."""
-    if not any(one.num_images for one in passes):
-        return "another run did it all"
     found = shares(passes)
     text = ", ".join(f"{stage} {share:.0%}" for stage, share in found.items())
     active = sum(one.duration - one.seconds.get("queueing", 0.0) for one in passes)

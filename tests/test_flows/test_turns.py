@@ -60,7 +60,7 @@ def test_a_run_waits_for_what_another_is_at_and_says_so(
     with observed_by(observer):
         run.join(60)
     assert "Another run is at images 0-47: embeddings. Waiting for what it does." in observer.notes
-    assert ("another run did it all" in observer.notes) == has_done_it
+    assert ("All of it was done by another run." in observer.notes) == has_done_it
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
 
 
