@@ -105,6 +105,11 @@ def _create(
     attributes: Identity,
     dtype: DataType,
 ) -> None:
+    if "/" in name:
+        # Before the array: zarr makes both at once, and where a process is killed in between, an array would be left
+        # whose group nobody makes any more.
+        with _writing(group.store), suppress(ContainsGroupError):
+            group.require_group(name.rpartition("/")[0])
     with _writing(group.store), suppress(ContainsArrayError):  # another process made it first, just the same
         group.create_array(
             name,

@@ -227,6 +227,17 @@ def test_damaged_rows_can_be_written_anew(disk: Folder) -> None:
     assert np.array_equal(arrays.read_rows(group, "conv1", rows), block(rows, 3))
 
 
+def test_a_group_that_was_not_made_when_a_process_was_killed_is_made_by_the_next(disk: Folder) -> None:
+    shape, name = (NUM_IMAGES, 3), "conv1/values"
+    group = arrays.open_group(disk.url, IDENTITY)
+    arrays.create_rows(group, name, shape, ROWS_UNIT, AXES, {})
+    made = {path: path.read_bytes() for path in Path(disk.url).rglob("zarr.json")}
+    (Path(disk.url) / "conv1" / "zarr.json").unlink()
+    arrays.create_rows(group, name, shape, ROWS_UNIT, AXES, {})
+    assert {path: path.read_bytes() for path in Path(disk.url).rglob("zarr.json")} == made
+    assert [member for member, _ in group.members(max_depth=None)] == ["conv1", name]
+
+
 @pytest.mark.parametrize("damage", ["a flipped bit", "a torn end"])
 def test_a_damaged_array_is_named_with_the_way_out(disk: Folder, damage: str) -> None:
     group, rows = make(disk.url), groups(NUM_IMAGES)[0]
