@@ -149,10 +149,8 @@ def _join_labels(plan: LabelPlan, layer: str) -> None:
         "seconds": seconds + time.perf_counter() - started,
     }
     plan.done(layer).mark(DONE, facts)
-    # What the blocks held is in the table now.
     forget()
-    plan.blocks_folder(layer).remove()
-    plan.softmax_folder(layer).remove()
+    plan.remove_parts(layer)
 
 
 def _joined(plan: LabelPlan, bundles: dict[Block, Arrays]) -> Labelled:

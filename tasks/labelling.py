@@ -22,6 +22,7 @@ from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.dissection.streaming import TopImages
 from tasks.observation import ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
+from tasks.running import Waiting
 from tasks.shard import ProbeRef
 from tasks.spec import LabelSpec
 
@@ -48,6 +49,8 @@ IMAGES_PER_SUM = 65_536
 LABELS, TOP_IMAGES, NEURONS = "labels.parquet", "top_images.parquet", "neurons.parquet"
 #: Bundle of the rows of images that some top image is.
 USED = "used"
+#: Folders of what its tasks leave to each other, while a layer is being labelled.
+SOFTMAX, BLOCKS = "softmax", "blocks"
 #: Markers of a layer: its top images are found, its labels are there.
 FOUND, DONE = "found", "done"
 
@@ -136,7 +139,7 @@ class LabelPlan:
 
     def softmax_folder(self, layer: str) -> Folder:
         """Sums over concepts, a file per range of images."""
-        return self.folder(layer) / "softmax"
+        return self.folder(layer) / SOFTMAX
 
     def blocks(self, layer: str) -> list[Block]:
         """What is scored of a layer."""
@@ -149,7 +152,12 @@ class LabelPlan:
 
     def blocks_folder(self, layer: str) -> Folder:
         """Best labels, a file per block."""
-        return self.folder(layer) / "blocks"
+        return self.folder(layer) / BLOCKS
+
+    def remove_parts(self, layer: str) -> None:
+        """Removes what blocks and sums held, once it is in the layer's label table."""
+        self.blocks_folder(layer).remove()
+        self.softmax_folder(layer).remove()
 
     @property
     def unfound(self) -> list[str]:
@@ -224,12 +232,15 @@ def plan_labels(probe: ProbeRef, spec: LabelSpec) -> LabelPlan:
         "similarities": spec.keep_similarities,
     }
     digest = digest_of(identity)
-    missing = tuple(
-        layer
-        for layer in activations.layouts
-        if DONE not in Completion(activations.store.labels(digest, layer)).done()
-    )
-    return LabelPlan(spec, probe, embeddings, activations, concepts, len(listed.concepts), digest, missing)
+    there = {layer: activations.store.labels(digest, layer).names() for layer in activations.layouts}
+    missing = tuple(layer for layer, names in there.items() if f"{DONE}.json" not in names)
+    plan = LabelPlan(spec, probe, embeddings, activations, concepts, len(listed.concepts), digest, missing)
+    for layer, names in there.items():
+        if layer not in missing and not {SOFTMAX, BLOCKS}.isdisjoint(names):
+            # Left by a run that was killed when it had marked the layer, or one that is just at it.
+            with plan.held(layer, DONE, Waiting()):
+                plan.remove_parts(layer)
+    return plan
 
 
 def hyperparameters(spec: LabelSpec, num_images: int) -> dict[str, Any]:

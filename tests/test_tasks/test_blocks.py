@@ -124,6 +124,17 @@ def test_a_killed_reduction_goes_on_at_the_block(bench: Bench, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("cut")
+def test_what_a_run_killed_after_its_labels_left_is_removed_by_the_next(bench: Bench) -> None:
+    plan = planned(bench, **settings("soft_wpmi"))
+    label_layer(plan, "head")
+    names = plan.folder("head").names()
+    for folder in (plan.softmax_folder("head"), plan.blocks_folder("head")):
+        folder.write("000000000000-000000000002.bundle", b"one")
+    assert plan_labels(plan.probe, plan.spec).missing == ()
+    assert plan.folder("head").names() == names
+
+
+@pytest.mark.usefixtures("cut")
 def test_a_torn_block_is_named_and_no_label_comes_of_it(bench: Bench) -> None:
     plan = planned(bench, **settings("soft_wpmi"))
     find_top_images.fn(plan, "head")
