@@ -34,7 +34,7 @@ IMAGES_PER_COLOUR = 12
 #: Modules that take longest, which come first: where several work side by side, none is left alone with one.
 LONGEST = [
     *("test_readme.py", "test_deployed.py", "test_deployments.py", "test_dissect.py", "test_engines.py"),
-    *("test_server.py", "test_real.py", "test_house.py"),
+    *("test_kills.py", "test_server.py", "test_real.py", "test_house.py"),
 ]
 
 

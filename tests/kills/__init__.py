@@ -1,0 +1,1 @@
+"""Runs that are killed anywhere, and what their reruns give."""

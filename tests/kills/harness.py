@@ -1,0 +1,178 @@
+"""Kills runs, runs them again to their end, and compares what they leave with what an undisturbed run leaves."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from tests.conftest import REPO
+from tests.kills.comparison import differences, finished, left_behind
+from tests.kills.points import MOMENTS, Point
+from tests.kills.scenes import Scene
+
+#: Most kills of a run before it is let go on to its end.
+MOST_IN_A_ROW = 8
+#: Share of kills that come at any moment; the others at a point.
+AT_ANY_MOMENT = 0.15
+
+
+@dataclass
+class Figures:
+    """What was done to runs, and what came of it."""
+
+    kills: int = 0
+    #: What is not as in an undisturbed run, each with the kills before it.
+    differences: list[str] = field(default_factory=list)
+    #: Kills by point.
+    points: Counter[str] = field(default_factory=Counter)
+    #: Runs that were killed, once or several times, and went on to their end.
+    runs: int = 0
+    #: Files and arrays that were compared.
+    compared: int = 0
+    #: Runs that have left files behind, whole as they are in the end, and how many these are.
+    runs_with_files_left: int = 0
+    files_left: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
+
+
+class Goes(Protocol):
+    """What runs a scene."""
+
+    def go(self, setting: Setting, point: Any = None, delay: float | None = None) -> dict[str, Any]:
+        """Runs it to its end, or until it is killed at a point or after a delay; gives how it ended."""
+
+
+class Runner:
+    """Runs of scenes in processes that fork from one."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Self]:
+        """Inside the `with`; what it forks from takes seconds to import what it needs."""
+        command = [sys.executable, "-m", "tests.kills.process"]
+        process = subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin and process.stdout
+        try:
+            yield cls(process)
+        finally:
+            process.stdin.close()
+            process.wait(60)
+            process.stdout.close()
+
+    def go(self, setting: Setting, point: Point | None = None, delay: float | None = None) -> dict[str, Any]:
+        """Runs a scene to its end, or until it is killed; gives how it ended."""
+        order = {
+            "folder": str(setting.folder),
+            "spec": setting.parameters,
+            "is_cut": setting.scene.is_cut,
+            "fault": setting.fault,
+            "point": asdict(point) if point else None,
+            "delay": delay,
+        }
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+
+class Setting:
+    """A scene in a folder, and what an undisturbed run of it leaves there."""
+
+    def __init__(self, scene: Scene, folder: Path, runner: Runner, fault: str | None = None) -> None:
+        folder.mkdir()
+        self.scene, self.folder, self.fault = scene, folder, fault
+        self.parameters = scene.make(folder)
+        end = runner.go(self)
+        if end["end"] != "done":
+            raise RuntimeError(f"The undisturbed run {end['end']}: {end.get('trace')}")
+        self.counts, self.seconds = end["counts"], end["seconds"]
+        self.expected = finished(folder)
+        self.clear()
+
+    def clear(self) -> None:
+        """Removes what a run made."""
+        for made in filter(Path.exists, (self.folder / "store", self.folder / "out")):
+            shutil.rmtree(made)
+
+    def points(self, rng: random.Random) -> list[Point | None]:
+        """Every moment of every action on each kind of file, at one of the times that it is done; None is any moment.
+
+        Each action comes once before one comes again.
+        """
+        turns: list[list[Point | None]] = [[] for _ in range(max(map(len, MOMENTS.values())))]
+        for file, action, number in self.counts:
+            for turn, moment in zip(turns, rng.sample(MOMENTS[action], len(MOMENTS[action])), strict=False):
+                turn.append(Point(file, action, moment, rng.randrange(number)))
+        for turn in turns:
+            turn += [None] * round(len(turn) * AT_ANY_MOMENT / (1 - AT_ANY_MOMENT))
+            rng.shuffle(turn)
+        return [point for turn in turns for point in turn]
+
+    def in_order(self, points: list[Point | None]) -> list[Point | None]:
+        """Points as a run comes to them, so that one killed at the first goes on to the next."""
+        order = [(file, action) for file, action, _ in self.counts]
+        return sorted(points, key=lambda point: order.index((point.file, point.action)) if point else -1)
+
+
+def suffer(runner: Runner, setting: Setting, kills: int, seed: int) -> Figures:
+    """Kills runs of a scene so many times, mostly several times in a row, and compares what each comes to."""
+    rng, figures = random.Random(seed), Figures()
+    waiting: list[Point | None] = []
+    while figures.kills < kills:
+        waiting = waiting or setting.points(rng)
+        in_a_row = min(rng.randint(1, MOST_IN_A_ROW), kills - figures.kills)
+        points, waiting = setting.in_order(waiting[:in_a_row]), waiting[in_a_row:]
+        for point in reversed(endure(runner, setting, points, rng, figures)):
+            if point and point is not points[0]:
+                waiting.insert(0, point)  # what the kills before left undone may not have it; a whole run has
+            elif point and point.number:
+                waiting.insert(0, replace(point, number=0))  # where threads race, it is not done as often each time
+    return figures
+
+
+def endure(runner: Goes, setting: Setting, points: list[Any], rng: random.Random, figures: Figures) -> list[Any]:
+    """Kills one run at points, one after another, lets it go on to its end, and compares.
+
+    Gives the points that it did not come to.
+    """
+    killed: list[str] = []
+    end: dict[str, Any] = {}
+    while points and end.get("end") not in ("done", "failed"):
+        point, points = points[0], points[1:]
+        end = runner.go(setting, point, None if point else rng.uniform(0, setting.seconds))
+        if end["end"] == "killed":
+            killed.append(f"{point or 'any moment'} ({end['at']})")
+            figures.points[str(point or "any moment")] += 1
+            figures.kills += 1
+        else:
+            points = [point, *points]
+    if end["end"] == "killed":
+        end = runner.go(setting)
+    figures.runs += 1
+    if end["end"] == "done":
+        found = finished(setting.folder)
+        figures.compared += len(found)
+        wrong = differences(found, setting.expected)
+    else:
+        wrong = [f"the run cannot go on ({end['error']})"]
+    figures.differences += [f"{' then '.join(killed)}: {what}" for what in wrong]
+    left = len(left_behind(setting.folder))
+    figures.files_left += left
+    figures.runs_with_files_left += bool(left)
+    setting.clear()
+    return points
