@@ -20,7 +20,7 @@ MAY_DIFFER = {
     r"store/(embeddings|activations)/\w+\.done/.*\.json": ("seconds",),
     r"store/labels/\w+/[^/]+/(found|done)\.json": ("seconds",),
     # A run that goes on names the passes over images that it made itself.
-    r"out/run\.json": ("seconds", "passes"),
+    r"out/(.*/)?run\.json": ("seconds", "passes"),
 }
 #: The same in the report; the digest that `run.json` has of it must be that of the file.
 SECONDS_OF_WORK = re.compile(rb"<dt>Seconds of work</dt><dd>[^<]*</dd>")

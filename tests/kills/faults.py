@@ -1,7 +1,8 @@
-"""Faults that lose or tear something where a process is killed: what the harness has to find."""
+"""Faults that lose or tear something where a process is killed, or two work at once: what the harness has to find."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +54,30 @@ def files_written_in_place() -> None:
     files._local_writing = in_place
 
 
+def leases_for_all() -> None:
+    """Everybody gets what they want, whoever else is at it."""
+    from storage.leases import Leases
+
+    @contextmanager
+    def some(self: Any, wanted: Any, waits: Any) -> Iterator[list[Any]]:
+        yield list(wanted)
+
+    Leases.some = some  # type: ignore[method-assign]
+
+
+def clock_that_jumps() -> None:
+    """The time of day is another year whenever it is asked for; no fault of ours, and nothing may depend on it."""
+    import time
+
+    years, now = random.Random(0), time.time
+    time.time = lambda: now() + years.uniform(-20, 20) * 3.15e7
+
+
 #: By name, as a process is told of them.
 FAULTS: dict[str, Callable[[], None]] = {
     fault.__name__: fault
-    for fault in (group_marked_before_it_is_written, block_before_its_similarities, files_written_in_place)
+    for fault in (
+        *(group_marked_before_it_is_written, block_before_its_similarities, files_written_in_place),
+        *(leases_for_all, clock_that_jumps),
+    )
 }

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -75,19 +75,30 @@ class Runner:
 
     def go(self, setting: Setting, point: Point | None = None, delay: float | None = None) -> dict[str, Any]:
         """Runs a scene to its end, or until it is killed; gives how it ended."""
-        order = {
-            "folder": str(setting.folder),
-            "spec": setting.parameters,
-            "is_cut": setting.scene.is_cut,
-            "fault": setting.fault,
-            "point": asdict(point) if point else None,
-            "delay": delay,
-        }
+        [end] = self._obeys([_order(setting, point, delay)])
+        return end
+
+    def go_at_once(self, settings: Sequence[Setting]) -> list[dict[str, Any]]:
+        """Runs all of them at once, to their ends; gives how each ended."""
+        return self._obeys([_order(setting) for setting in settings])
+
+    def _obeys(self, orders: list[dict[str, Any]]) -> list[dict[str, Any]]:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.write(json.dumps(orders) + "\n")
         self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        answer: list[dict[str, Any]] = json.loads(self._process.stdout.readline())
         return answer
+
+
+def _order(setting: Setting, point: Point | None = None, delay: float | None = None) -> dict[str, Any]:
+    return {
+        "folder": str(setting.folder),
+        "spec": setting.parameters,
+        "is_cut": setting.scene.is_cut,
+        "fault": setting.fault,
+        "point": asdict(point) if point else None,
+        "delay": delay,
+    }
 
 
 class Setting:

@@ -1,4 +1,4 @@
-"""Points at which a run can be killed: everything it changes on disk.
+"""Points at which a run can be killed, or its disk be full: everything it changes on disk.
 
 Python raises an audit event before it opens, renames, links or removes a file. So no code of the product is touched,
 and a write that somebody adds tomorrow is a point too.
@@ -6,6 +6,7 @@ and a write that somebody adds tomorrow is a point too.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 
 #: What a file is, by its path below the folder of a run; the first that fits.
 FILES = {
-    "lease": r"(store/.*|out/)[^/]+\.lock",
+    "lease": r"(store|out)/(.*/)?[^/]+\.lock",
     "store format": r"store/store\.json",
     "shard": r"store/probes/\w+/shard-\d+\.tar",
     "part's table": r"store/probes/\w+/parts/.*\.parquet",
@@ -37,9 +38,9 @@ FILES = {
     "layer's table": r"store/labels/.*\.(parquet|bundle)",
     "layer's marker": r"store/labels/.*\.json",
     "concepts of similarities": r"store/similarities/\w+\.parquet",
-    "published table": r"out/(.*\.(parquet|csv)|spec\.yaml)",
-    "report": r"out/report\.html",
-    "run.json": r"out/run\.json",
+    "published table": r"out/(.*\.(parquet|csv)|(.*/)?spec\.yaml)",
+    "report": r"out/(.*/)?report\.html",
+    "run.json": r"out/(.*/)?run\.json",
 }
 #: What is done to a file, by audit event. What is written aside becomes the file by a rename, or by a link.
 ACTIONS = {"os.rename": "write", "os.link": "link", "os.remove": "remove", "os.rmdir": "remove", "open": "open"}
@@ -50,6 +51,8 @@ MOMENTS = {
     "remove": ("before", "after"),
     "open": ("after",),
 }
+#: The moment from which on nothing can be written, for what reason.
+FULL, FAILING = "disk full", "memory out"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Changes:
         self._folder, self._point, self._tell = f"{folder.resolve()}/", point, tell
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock, self._is_dying = RLock(), False
+        self._trouble: Callable[[], BaseException] | None = None
 
     @property
     def counts(self) -> list[tuple[str, str, int]]:
@@ -94,10 +98,21 @@ class Changes:
             self._counts[file, action] += 1
             point = self._point
             if point and (file, action, number) == (point.file, point.action, point.number):
-                self._is_dying = True
+                self._trouble = TROUBLE.get(point.moment)
+                self._is_dying = self._trouble is None
+            if self._trouble and action != "remove":
+                raise self._trouble()
+            if self._is_dying and point:
                 _reach(point.moment, event, arguments)
                 self._tell(path.removeprefix(self._folder))
                 os.killpg(0, signal.SIGKILL)
+
+
+#: What is raised from a moment on.
+TROUBLE: dict[str, Callable[[], BaseException]] = {
+    FULL: lambda: OSError(errno.ENOSPC, "No space left on device"),
+    FAILING: MemoryError,
+}
 
 
 def kind(path: str) -> str:

@@ -1,7 +1,7 @@
 """A process that has imported everything and forks one of its kind for each run: `python -m tests.kills.process`.
 
-Reads an order a line (JSON) from standard input and answers each with a line. The flows are the product's own; what
-they submit goes to two threads instead of a Prefect server, which would take seconds for each run.
+Reads a line of orders (JSON) from standard input, runs these at once, and answers with a line. The flows are the
+product's own; what they submit goes to two threads instead of a Prefect server, which would take seconds for a run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)  # or a pool of threads would be left behind by the fork
     _load()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_forked(json.loads(line))) + "\n")
+        begun = [_Forked(order) for order in json.loads(line)]
+        sys.stdout.write(json.dumps([forked.end() for forked in begun]) + "\n")
         sys.stdout.flush()
     os._exit(0)  # all is said, and what was imported would take seconds to tidy up
 
@@ -56,31 +57,36 @@ def _load() -> None:
     load_clip("sample", None)
 
 
-def _forked(order: dict[str, Any]) -> dict[str, Any]:
-    """Runs in a process group of its own, killed after `delay` seconds or at a point, or let go to its end."""
-    started = time.perf_counter()
-    reading, writing = os.pipe()
-    process = os.fork()
-    if process == 0:
-        os.setpgid(0, 0)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        with os.fdopen(writing, "w") as told:
-            told.write(json.dumps(_run(order, told.fileno())))
-        os._exit(0)
-    with suppress(OSError):  # it has ended already
-        os.setpgid(process, process)  # here too: who of both comes first is open
-    os.close(writing)
-    with os.fdopen(reading) as told:
-        with os.fdopen(os.pidfd_open(process), "rb") as alive:
-            ended, _, _ = select.select([alive], [], [], order["delay"])
-        if not ended:
-            os.killpg(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        said = told.read()
-    seconds = time.perf_counter() - started
-    if os.WIFSIGNALED(status):
-        return {"end": "killed", "at": said or "any moment", "seconds": seconds}
-    return {"seconds": seconds} | json.loads(said)
+class _Forked:
+    """A run in a process group of its own, killed after `delay` seconds or at a point, or let go to its end."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._started, self._delay = time.perf_counter(), order["delay"]
+        self._reading, writing = os.pipe()
+        self._process = os.fork()
+        if self._process == 0:
+            os.setpgid(0, 0)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            with os.fdopen(writing, "w") as told:
+                told.write(json.dumps(_run(order, told.fileno())))
+            os._exit(0)
+        with suppress(OSError):  # it has ended already
+            os.setpgid(self._process, self._process)  # here too: who of both comes first is open
+        os.close(writing)
+
+    def end(self) -> dict[str, Any]:
+        """Waits for it; says how it ended."""
+        with os.fdopen(self._reading) as told:
+            with os.fdopen(os.pidfd_open(self._process), "rb") as alive:
+                ended, _, _ = select.select([alive], [], [], self._delay)
+            if not ended:
+                os.killpg(self._process, signal.SIGKILL)
+            _, status = os.waitpid(self._process, 0)
+            said = told.read()
+        seconds = time.perf_counter() - self._started
+        if os.WIFSIGNALED(status):
+            return {"end": "killed", "at": said or "any moment", "seconds": seconds}
+        return {"seconds": seconds} | json.loads(said)
 
 
 def _run(order: dict[str, Any], told: int) -> dict[str, Any]:
