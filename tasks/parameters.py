@@ -52,10 +52,16 @@ Precision = Literal["fp32", "bf16", "fp16"]
 TOP_IMAGES_RECORDED = 100
 
 
+def _needed_first(schema: dict[str, Any]) -> None:
+    """What has to be given stands first in the form of the Prefect UI, which has fifty fields."""
+    properties, needed = schema["properties"], schema.get("required", ())
+    schema["properties"] = {name: properties[name] for name in [*needed, *properties]}
+
+
 class Group(BaseModel):
     """A group of parameters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_needed_first)
 
 
 class EngineSpec(Group):
@@ -226,8 +232,11 @@ class TargetSpec(Group):
     @field_validator("layers", "summary", mode="before")
     @classmethod
     def _names_as_typed(cls, given: Any) -> Any:
-        # `layers: conv1,layer*` in a spec file means what it means on the command line.
-        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+        # `layers: conv1,layer*` in a spec file, or one field of the form, means what it means on the command line.
+        texts = (given,) if isinstance(given, str) else given
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return given
+        return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
 class SimilaritySpec(Group):

@@ -154,7 +154,10 @@ def test_other_processes_cannot_share_a_store_in_memory(engine: dict[str, Any]) 
 
 
 def test_layers_may_be_one_text_as_on_the_command_line() -> None:
-    assert DissectSpec(**WHOLE | {"layers": "conv1, layer*"}).layers == ("conv1", "layer*")
+    for typed in ("conv1, layer*", ["conv1, layer*"], ["conv1", "layer*"]):  # the second in a field of the form
+        assert DissectSpec(**WHOLE | {"layers": typed}).layers == ("conv1", "layer*")
+    with pytest.raises(ValidationError, match="valid string"):
+        DissectSpec(**WHOLE | {"layers": ["conv1", 3]})
     assert DissectSpec(**WHOLE | {"layers": "conv1"}).layers == ("conv1",)
 
 
@@ -176,3 +179,10 @@ def test_another_tau_is_refused(tau: str) -> None:
 def test_a_cut_by_the_null_needs_one() -> None:
     with pytest.raises(ValidationError, match="--null-samples 0 leaves them out"):
         DissectSpec(**(WHOLE | {"tau": "null:0.9", "null_samples": 0}))
+
+
+def test_the_form_of_the_ui_begins_with_what_is_needed() -> None:
+    schema = DissectSpec.model_json_schema()
+    assert list(schema["properties"])[: len(schema["required"])] == schema["required"]
+    assert set(schema["properties"]) == set(DissectSpec.model_fields)
+    assert all(field["description"] for field in schema["properties"].values())
