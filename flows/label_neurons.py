@@ -33,5 +33,6 @@ def label_neurons(spec: LabelSpec, probe: ProbeRef | None = None) -> LabelPlan:
     labelled = [(join_labels.submit(plan, layer), num_neurons[layer]) for layer in layers]
     follow("label", labelled, total=sum(num_neurons.values()), unit="neurons")
     for layer in layers:
-        create_table_artifact(plan.first_labels(layer), key=f"labels-{slug(layer)}", description=f"Labels of {layer}")
+        text = f"First labels of {layer} of {spec.target}"
+        create_table_artifact(plan.first_labels(layer), key=f"labels-{slug(layer)}", description=text)
     return plan

@@ -9,10 +9,11 @@ import pandas as pd
 
 from storage.files import Folder
 from storage.tables import read_parquet
-from tasks.publish import LABELS, read_run
+from tasks.page import REPORT
+from tasks.publish import DESCRIPTIONS, LABELS, REJECTS, TOP_IMAGES, read_run
 
 #: Layers and first labels that are shown; the report has all of them.
-LAYERS_SHOWN, LABELS_SHOWN = 20, 8
+LAYERS_SHOWN, LABELS_SHOWN = 20, 5
 
 
 def announcement(out: Folder) -> str:
@@ -20,6 +21,7 @@ def announcement(out: Folder) -> str:
     return "\n".join(_lines(out, read_run(out), read_parquet(out, LABELS, alone=True, columns=COLUMNS)))
 
 
+BESIDE = (DESCRIPTIONS, TOP_IMAGES, REJECTS)
 COLUMNS = ["layer", "neuron", "rank", "concept"]
 
 
@@ -53,8 +55,11 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
     yield ""
     yield "Seconds of work: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) + "."
     yield ""
-    yield f"- Report: {out.path('report.html')}"
-    yield f"- Tables: {out.path(LABELS)}, and beside it"
+    if rates := [one["images/s"] for one in run["passes"]]:
+        yield f"Images a second in a pass: {min(rates):,.0f} to {max(rates):,.0f} ({len(rates)} passes)."
+        yield ""
+    yield f"- Report: `{out.path(REPORT)}`"
+    yield f"- Tables: `{out.path(LABELS)}`, and beside it: {', '.join(f'`{name}`' for name in BESIDE)}"
 
 
 def _safe(text: object) -> str:

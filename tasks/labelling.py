@@ -185,8 +185,10 @@ class LabelPlan:
     def first_labels(self, layer: str, most: int = 1_000) -> list[dict[str, Any]]:
         """First labels of a layer's first neurons as plain rows, for people to look at."""
         labels = self.labels(layer)
-        first = labels.loc[labels["rank"] == 1, ["neuron", "concept", "similarity"]].head(most)
-        rows: list[dict[str, Any]] = first.to_dict("records")  # type: ignore[assignment]
+        columns = ["neuron", "concept", "similarity", "margin", "null_quantile"]
+        first = labels.loc[labels["rank"] == 1, columns].head(most).round(3)
+        plain = first.astype(object).where(first.notna(), None)
+        rows: list[dict[str, Any]] = plain.to_dict("records")  # type: ignore[assignment]
         return rows
 
     def top_images(self, layer: str) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -239,4 +239,8 @@ def test_labelling_by_100_top_images_reads_no_activations(empty_bench: Bench) ->
 def test_first_labels_are_plain_rows(bench: Bench) -> None:
     rows = labelled(bench.spec()).first_labels("conv")
     assert [row["concept"] for row in rows] == ["red", "green", "blue", DEAD]
-    assert isinstance(pd.DataFrame(rows)["similarity"].sum(), float)
+    assert all(row["similarity"] == round(row["similarity"], 3) for row in rows)
+    json.dumps(rows)  # None, and no number of NumPy's, where a table has no number
+    assert set(rows[0]) == {"neuron", "concept", "similarity", "margin", "null_quantile"}
+    spec = bench.spec(null_samples=0)
+    assert {row["null_quantile"] for row in labelled(spec).first_labels("conv")[:3]} == {None}

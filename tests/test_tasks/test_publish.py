@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from tasks.announce import announcement
 from tasks.label_tables import DEAD
+from tasks.passes import Pass
 from tasks.publish import (
     DESCRIPTIONS,
     FILES,
@@ -259,3 +261,15 @@ def test_kept_similarities_are_found_by_run_json(bench: Bench, out: Path) -> Non
     _, run = published(bench.spec(out=str(out), keep_similarities=True))
     assert Path(run["similarities"]).is_dir()
     assert published(bench.spec(out=str(out)))[1]["similarities"] is None
+
+
+def test_what_people_are_shown_has_counts_rates_and_paths_to_copy(bench: Bench, out: Path) -> None:
+    plan, _ = published(bench.spec(out=str(out)))
+    assert "Images a second" not in announcement(plan.out)  # nothing passed over images
+    seconds = {"decoding": 1.0}
+    publish.fn(plan, [Pass("images 0-9", 10, 2.0, seconds), Pass("images 10-13", 4, 0.004, seconds)])
+    lines = announcement(plan.out).splitlines()
+    assert "Images a second in a pass: 5 to 1,000 (2 passes)." in lines
+    assert f"- Report: `{out}/report.html`" in lines  # marked, or an underscore would be taken for emphasis
+    assert f"- Tables: `{out}/labels.parquet`, and beside it: `descriptions.csv`, " in "\n".join(lines)
+    assert "(0 files refused)" in lines[2]
