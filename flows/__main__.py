@@ -228,6 +228,23 @@ def status(context: click.Context, run_id: UUID | None, watch: bool, limit: int)
             _print_status(remote.status(client, run_id))
 
 
+@cli.command()
+@click.argument("run_id", metavar="RUN", type=UUID)
+@click.pass_context
+def cancel(context: click.Context, run_id: UUID) -> None:
+    """Cancels RUN on the Prefect server, and waits until its worker has ended it.
+
+    What it finished is kept: submitted again, it goes on there.
+    """
+    with told_in_words(context):
+        from flows.engine import remote
+
+        remote.cancel(run_id)
+        at = remote.watch(run_id, click.echo)
+        if at.state != "Cancelled":
+            fail(f"The run ended as {at.state} before it could be cancelled.", 1)
+
+
 def _watch(context: click.Context, run: UUID) -> None:
     """Follows a run to its end; Ctrl-C leaves it running."""
     with told_in_words(context):
@@ -238,7 +255,7 @@ def _watch(context: click.Context, run: UUID) -> None:
         except KeyboardInterrupt:
             click.echo(
                 f"The run goes on. Come back with: clip-dissect status {run} --watch\n"
-                f"End it with: prefect flow-run cancel {run}"
+                f"End it with: clip-dissect cancel {run}"
             )
             return
         _print_status(at)

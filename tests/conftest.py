@@ -85,12 +85,12 @@ def images(tmp_path: Path) -> Path:
     return draw_images(tmp_path / "images")
 
 
-def draw_images(folder: Path) -> Path:
+def draw_images(folder: Path, per_colour: int = IMAGES_PER_COLOUR) -> Path:
     """Noisy plain images, deterministic."""
     rng = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (folder / name).mkdir(parents=True)
-        for i in range(IMAGES_PER_COLOUR):
+        for i in range(per_colour):
             pixels = np.clip(np.array(colour) + rng.normal(0, 25, (20, 24, 3)), 0, 255).astype(np.uint8)
             ending = "png" if i % 2 else "jpg"
             Image.fromarray(pixels).save(folder / name / f"{i:02d}.{ending}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import json
 import os
 import re
@@ -166,6 +167,21 @@ def test_the_space_that_the_page_foretells_is_what_the_code_takes() -> None:
     assert f"{4 * 2048 / 1e3:.1f} GB" in PAGE and f"{2 * 2048 / 1e3:.1f} GB" in PAGE
 
 
+def test_runs_that_are_well_are_not_taken_for_lost_and_those_that_are_lost_are_all_found() -> None:
+    from prefect.settings.models.flows import FlowsSettings
+
+    lost, goes_on = yaml.safe_load((FOLDER / "lost-runs.yaml").read_text())["automations"]
+    seconds_between_signs = FlowsSettings.model_fields["heartbeat_frequency"].default
+    assert lost["trigger"]["within"] > 2 * seconds_between_signs
+    assert (
+        f"{lost['trigger']['within']} seconds" in lost["description"] and f"{lost['trigger']['within']} sec" in PAGE
+    )
+    names = set(lost["trigger"]["match_related"]["prefect.resource.name"])
+    assert names == {flow.replace("_", "-") for flow in FLOWS}
+    pattern = goes_on["trigger"]["match"]["prefect.state-message"]
+    assert fnmatch.fnmatchcase(lost["actions"][0]["message"], pattern)
+
+
 def test_the_page_s_commands_work_and_a_worker_runs_what_they_deploy(prefect_api: str, tmp_path: Path) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
@@ -193,7 +209,8 @@ def test_the_page_s_commands_work_and_a_worker_runs_what_they_deploy(prefect_api
     for command in commands(PAGE):
         do(command)
     assert {one["name"] for one in found("deployments")} >= {one["name"] for one in DEPLOYMENTS}
-    assert [one["name"] for one in found("automations")] == ["clip-dissect has failed"]
+    names = sorted(one["name"] for one in found("automations"))
+    assert names == ["clip-dissect has failed", "clip-dissect run goes on", "clip-dissect run is lost"]
 
     spec = {"probe": [str(draw_images(tmp_path / "images"))], "store": str(tmp_path / "store")}
     do(f"prefect deployment run shard-probe/shard --param 'spec={json.dumps(spec)}'")

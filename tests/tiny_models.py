@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from tasks.models import devices
 from tests.test_dissection.networks import Autoencoded, PixelsAsTokens
 
+#: Names the file that holds up runs of `held_up`.
+HOLD_UP = "CLIP_DISSECT_HOLD_UP"
+#: What they wait after: more images than a shard group's and those that tracing takes.
+IMAGES_BEFORE_HOLD_UP = 300
 to_tensor = v2.Compose([v2.Resize((8, 8)), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
 
 
@@ -104,3 +116,50 @@ class OneNeuron(nn.Module):
 def one_neuron() -> tuple[nn.Module, v2.Compose]:
     """A network with a layer of one neuron."""
     return OneNeuron(), to_tensor
+
+
+class HeldUp(ColourNet):
+    """Stops after its first shard group while the file of `HOLD_UP` is there, and has the lock of a GPU until then.
+
+    A file beside it says that it has stopped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_images = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_images += len(x)
+        hold_up = Path(os.environ.get(HOLD_UP, "none"))
+        if self.num_images > IMAGES_BEFORE_HOLD_UP and hold_up.is_file():
+            with stand_in_gpu(hold_up.parent), devices._held_if_free(GPU) as is_ours:
+                assert is_ours
+                hold_up.with_suffix(".reached").touch()
+                while hold_up.is_file():
+                    time.sleep(0.02)
+        return super().forward(x)
+
+
+def held_up() -> tuple[nn.Module, v2.Compose]:
+    """The colour network, which can be stopped in mid-run."""
+    return HeldUp(), to_tensor
+
+
+GPU = torch.device("cuda", 0)
+
+
+def gpu_is_free(folder: Path) -> bool:
+    """Whether no process has the lock of the GPU of `folder`."""
+    with stand_in_gpu(folder), devices._held_if_free(GPU) as is_ours:
+        return is_ours
+
+
+@contextmanager
+def stand_in_gpu(folder: Path) -> Iterator[None]:
+    """A GPU that is not there, with its lock file in `folder`."""
+    properties = SimpleNamespace(uuid="gpu")
+    with (
+        patch.object(torch.cuda, "get_device_properties", return_value=properties),
+        patch("tempfile.tempdir", str(folder)),
+    ):
+        yield

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -27,13 +28,18 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Cancelling
 
 from tasks.parameters import Group
 
 #: The project's folder: entry points of deployments are relative to it.
 PROJECT = Path(__file__).resolve().parents[2]
+#: Automations that mark runs whose process has gone, and run them again.
+LOST_RUNS = PROJECT / "deployments" / "lost-runs.yaml"
 #: How often a run that is watched is asked for.
 SECONDS_BETWEEN_LOOKS = 1.0
+#: How often a run is seen as Crashed until that is its end: one that was lost is scheduled again a moment later.
+LOOKS_AT_A_CRASH = 5
 #: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
 PATHS = ("probe", "store", "out", "checkpoint", "clip_checkpoint", "image_embeddings", "concept_embeddings")
 #: Those that are paths where such a file is, and else names.
@@ -61,7 +67,9 @@ def server() -> Iterator[SyncPrefectClient]:
 
 
 def deploy(pool: str) -> list[str]:
-    """Makes a pool of processes where it is missing, and deploys all flows to it; returns the deployments' names.
+    """Deploys all flows to a pool of processes, which is made where it is missing; returns the deployments' names.
+
+    Runs of theirs that are lost go on: the server gets the automations for it, unless it has some of their names.
 
     Raises `RemoteError` where the pool is of another type: its workers do not see this folder.
     """
@@ -84,7 +92,17 @@ def deploy(pool: str) -> list[str]:
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise RemoteError(f"Prefect could not deploy to {pool}:\n{done.stdout}{done.stderr}".strip())
+        automate(client)
         return sorted(_names(client, pool))
+
+
+def automate(client: SyncPrefectClient) -> None:
+    """Makes the automations for lost runs; one that is there stays as it is, changed or switched off."""
+    from prefect.events.schemas.automations import AutomationCore
+
+    for automation in yaml.safe_load(LOST_RUNS.read_text())["automations"]:
+        if not client.read_automations_by_name(automation["name"]):
+            client.create_automation(AutomationCore.model_validate(automation))
 
 
 def submit(spec: Group, deployment: str) -> FlowRun:
@@ -170,16 +188,26 @@ def status(client: SyncPrefectClient, run: UUID) -> RunStatus:
     )
 
 
+def cancel(run: UUID) -> None:
+    """Has the worker of a run end it. Raises `RemoteError` where there is no such run, or it has ended."""
+    with server() as client:
+        at = status(client, run)
+        if at.is_final:
+            raise RemoteError(f"The run {run} has ended as {at.state}: there is nothing to cancel.")
+        client.set_flow_run_state(run, Cancelling())
+
+
 def watch(run: UUID, tell: Callable[[str], None]) -> RunStatus:
     """Follows a run to its end, telling each change."""
-    told = ""
+    told, crashed = "", 0
     with server() as client:
         while True:
             at = status(client, run)
             if at.line != told:
                 told = at.line
                 tell(told)
-            if at.is_final:
+            crashed = crashed + 1 if at.state == "Crashed" else 0
+            if at.is_final and crashed in (0, LOOKS_AT_A_CRASH):
                 return at
             time.sleep(SECONDS_BETWEEN_LOOKS)
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import pytest
+import torch
+from click.testing import CliRunner
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.conftest import REPO, make_prefect_home
+from flows.__main__ import cli
+from tasks.spec import DissectSpec
+from tests.conftest import REPO, draw_images, make_prefect_home, write_embeddings
+from tests.operators import Server, Worker, end, patience, start, until
+from tests.test_flows.conftest import parameters
 from tests.test_flows.test_dissect import tables
+from tests.tiny_models import HOLD_UP, ColourNet, gpu_is_free
 
+#: Seconds until what is awaited has failed to come, on a machine that is busy with other things too.
+PATIENCE = 240
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -34,48 +43,26 @@ def environment(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> I
         "PREFECT_HOME": str(make_prefect_home(folder / "home")),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PYTHONPATH": str(REPO),
+        HOLD_UP: str(folder / "hold-up"),
     }
-    with (folder / "server.log").open("w") as log:
-        command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        server = start(*command, environment=environment, log=log)
-        try:
-            until = time.monotonic() + 120
-            while not is_healthy(environment["PREFECT_API_URL"]):
-                assert time.monotonic() < until and server.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.2)
-            yield environment
-        finally:
-            end(server)
-
-
-def start(*command: str, environment: dict[str, str], log: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "prefect", *command],
-        env=environment,
-        cwd=REPO,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
+    log = folder / "server.log"
+    process = start("server", "start", "--host", "127.0.0.1", "--port", str(port), environment=environment, log=log)
     try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        server = Server(environment["PREFECT_API_URL"])
+        until(lambda: server.is_healthy() or process.poll() is not None, seconds=120, otherwise=log.read_text)
+        assert process.poll() is None, log.read_text()
+        yield environment
+    finally:
+        end(process)
 
 
-def is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.TransportError:
-        return False
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str]) -> Server:
+    return Server(environment["PREFECT_API_URL"])
 
 
 @pytest.fixture(scope="module")
@@ -85,24 +72,22 @@ def shell(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
     def run(*arguments: str, cwd: Path = folder) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows", *arguments]
-        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def worker(environment: dict[str, str], shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """All flows deployed, and a process worker; gives the worker's log."""
+def worker(environment: dict[str, str], shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """All flows deployed, and a process worker."""
     done = shell("deploy", "--pool", "lab")
     assert done.returncode == 0, done.stderr
     assert "dissect/dissect" in done.stdout.splitlines()
-    log = tmp_path_factory.mktemp("worker") / "worker.log"
-    with log.open("w") as file:
-        process = start("worker", "start", "--pool", "lab", "--type", "process", environment=environment, log=file)
-        try:
-            yield log
-        finally:
-            end(process)
+    worker = Worker("lab", environment, tmp_path_factory.mktemp("worker") / "worker.log")
+    try:
+        yield worker
+    finally:
+        end(worker.process)
 
 
 def options(parameters: dict[str, Any]) -> list[str]:
@@ -113,23 +98,27 @@ def options(parameters: dict[str, Any]) -> list[str]:
     return words
 
 
-def related_to_the_asset(key: str, url: str) -> set[str]:
+def as_json(parameters: dict[str, Any]) -> dict[str, Any]:
+    """As the form of the UI sends them."""
+    return DissectSpec(**parameters).model_dump(mode="json", exclude_unset=True)
+
+
+def related_to_the_asset(key: str, server: Server) -> set[str]:
     """What the server says an asset was made of."""
-    wanted = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}, "limit": 50}
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        found = httpx.post(f"{url}/events/filter", json=wanted, timeout=30).json()["events"]
-        for event in found:
-            if event["resource"]["prefect.resource.id"] == key:
-                return {resource["prefect.resource.id"] for resource in event["related"]}
-        time.sleep(0.5)
-    raise AssertionError(f"The server has no asset {key}.")
+    wanted = {"event": {"name": ["prefect.asset.materialization.succeeded"]}}
+
+    def found() -> set[str]:
+        events = server.call("POST", "events/filter", {"filter": wanted, "limit": 50})["events"]
+        of_key = [event for event in events if event["resource"]["prefect.resource.id"] == key]
+        return {resource["prefect.resource.id"] for event in of_key for resource in event["related"]}
+
+    return until(found, seconds=30, otherwise=lambda: f"The server has no asset {key}.")
 
 
 def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables(
-    worker: Path,
+    worker: Worker,
     shell: Shell,
-    environment: dict[str, str],
+    server: Server,
     tiny: dict[str, Any],
     base: dict[str, Any],
     tmp_path: Path,
@@ -140,7 +129,7 @@ def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables
         for name, value in tiny.items()
     }
     done = shell("submit", "--watch", *options(relative), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr + worker.read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + worker.log.read_text()
     assert "Completed" in done.stdout
     assert re.search(r"embed and record\s+100 %", done.stdout)
     assert re.search(r"head\s+4\s+0\s.*red, green, blue, grey", done.stdout)
@@ -148,7 +137,7 @@ def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
     labels = pd.read_parquet(tmp_path / "out" / "labels.parquet")
     assert set(labels["layer"]) == {"conv", "head"}
-    made_of = related_to_the_asset(f"file://{tmp_path}/out/labels.parquet", environment["PREFECT_API_URL"])
+    made_of = related_to_the_asset(f"file://{tmp_path}/out/labels.parquet", server)
     assert "clipdissect://targets/tests.tiny_models:colours" in made_of
     assert any(key.startswith(f"file://{tmp_path}/store/probes/") for key in made_of)
 
@@ -158,14 +147,14 @@ def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables
     assert re.search(r"head\s+4\s+0\s.*red, green, blue, grey", shown)
 
 
-def test_a_run_that_fails_says_why_where_it_is_watched(worker: Path, shell: Shell, tiny: dict[str, Any]) -> None:
+def test_a_run_that_fails_says_why_where_it_is_watched(worker: Worker, shell: Shell, tiny: dict[str, Any]) -> None:
     done = shell("submit", "--watch", *options(tiny | {"layers": ("haed",)}))
     assert done.returncode == 1
     assert "The run ended as Failed" in done.stderr
     assert "There is no layer 'haed'. Nearest: head" in done.stdout
 
 
-def test_what_is_not_there_is_told_with_what_is(worker: Path, shell: Shell, tiny: dict[str, Any]) -> None:
+def test_what_is_not_there_is_told_with_what_is(worker: Worker, shell: Shell, tiny: dict[str, Any]) -> None:
     del worker
     done = shell("submit", "--deployment", "dissect/disect", *options(tiny))
     assert done.returncode == 1
@@ -175,12 +164,156 @@ def test_what_is_not_there_is_told_with_what_is(worker: Path, shell: Shell, tiny
     assert f"The server has no run {nobody}" in shell("status", nobody).stderr
 
 
-def test_a_pool_of_another_type_is_refused(shell: Shell, environment: dict[str, str]) -> None:
-    pool = {"name": "docks", "type": "docker"}
-    httpx.post(f"{environment['PREFECT_API_URL']}/work_pools/", json=pool, timeout=30).raise_for_status()
+def test_a_pool_of_another_type_is_refused(shell: Shell, server: Server) -> None:
+    server.call("POST", "work_pools/", {"name": "docks", "type": "docker"})
     done = shell("deploy", "--pool", "docks")
     assert done.returncode == 1
     assert "The work pool docks is of type docker" in done.stderr and "deployments/README.md" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Parameters of a run on three shard groups of images, which can be held up after the first."""
+    folder = tmp_path_factory.mktemp("many")
+    images = draw_images(folder / "images", per_colour=150)
+    shared = parameters(folder, images, write_embeddings(images, folder))
+    return shared | {"target": "tests.tiny_models:held_up", "layers": ("head",)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many: dict[str, Any], prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Tables of that run where nothing holds it up."""
+    from flows.dissect import dissect
+
+    dissect(DissectSpec(**many))
+    return tables(Path(many["out"]))
+
+
+@pytest.fixture
+def begun(
+    worker: Worker, server: Server, environment: dict[str, str], many: dict[str, Any], tmp_path: Path
+) -> Iterator[Callable[[], Begun]]:
+    """Triggers such a run with a store of its own, and gives it when it is held up in its midst."""
+    hold_up = Path(environment[HOLD_UP])
+    hold_up.touch()
+
+    def begin() -> Begun:
+        own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out")}
+        run = server.trigger("dissect/dissect", {"spec": as_json(many | own)})
+        begun = Begun(run, tmp_path, hold_up)
+        until(lambda: begun.is_in_its_midst(), seconds=PATIENCE, otherwise=worker.log.read_text)
+        return begun
+
+    try:
+        yield begin
+    finally:
+        hold_up.unlink(missing_ok=True)
+        hold_up.with_suffix(".reached").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that is held up."""
+
+    run: str
+    folder: Path
+    hold_up: Path
+
+    def is_in_its_midst(self) -> bool:
+        """Whether it waits, and has something done."""
+        return self.hold_up.with_suffix(".reached").is_file() and any(self.done())
+
+    def done(self) -> dict[Path, tuple[int, int]]:
+        """What is finished of shards and activations: files, and when they were written."""
+        files = [*self.folder.glob("store/probes/*/*"), *self.folder.glob("store/activations/*.done/head/*.json")]
+        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files if file.is_file()}
+
+    def let_go(self) -> None:
+        """Holds up nothing any more."""
+        self.hold_up.unlink()
+
+
+def test_a_run_that_is_cancelled_frees_its_device_and_goes_on_when_it_is_retried(
+    begun: Callable[[], Begun], worker: Worker, server: Server, undisturbed: dict[str, bytes]
+) -> None:
+    it = begun()
+    processes, done = worker.processes()[:-1], it.done()
+    assert processes and not gpu_is_free(it.hold_up.parent)
+
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        cancelled = CliRunner().invoke(cli, ["cancel", it.run])
+    assert gpu_is_free(it.hold_up.parent)
+    assert [process for process in processes if process.is_running()] == []
+    assert cancelled.exit_code == 0, cancelled.output
+    assert cancelled.output.splitlines()[-1] == server.state(it.run) == "Cancelled"
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        assert "there is nothing to cancel" in CliRunner().invoke(cli, ["cancel", it.run]).output
+
+    it.let_go()
+    server.retry(it.run)
+    until(lambda: server.state(it.run) == "Completed", seconds=PATIENCE, otherwise=worker.log.read_text)
+    assert done.items() <= it.done().items()
+    assert tables(it.folder / "out") == undisturbed
+
+
+def test_a_run_whose_machine_dies_is_marked_and_goes_on_by_itself(
+    begun: Callable[[], Begun], worker: Worker, server: Server, undisturbed: dict[str, bytes]
+) -> None:
+    with patience(server, 30):
+        it = begun()
+        done = it.done()
+        worker.kill()
+        assert server.state(it.run) == "Running" and gpu_is_free(it.hold_up.parent)
+        it.let_go()
+        worker.start()
+        until(lambda: server.state(it.run) == "Completed", seconds=PATIENCE, otherwise=worker.log.read_text)
+    states = server.states(it.run)
+    assert states[states.index("Running") :][:3] == ["Running", "Crashed", "AwaitingRetry"]
+    assert {server.state(run) for run in server.family(it.run)} <= {"Completed", "Crashed"}
+    assert done.items() <= it.done().items()
+    assert tables(it.folder / "out") == undisturbed
+
+
+def test_deploying_again_leaves_automations_as_their_operator_has_them(worker: Worker, server: Server) -> None:
+    from flows.engine import remote
+
+    lost = next(one for one in server.find("automations") if one["name"] == "clip-dissect run is lost")
+    server.call("PATCH", f"automations/{lost['id']}", {"enabled": False})
+    with temporary_settings({PREFECT_API_URL: server.url}), remote.server() as client:
+        remote.automate(client)
+    names = {one["name"]: one["enabled"] for one in server.find("automations")}
+    server.call("PATCH", f"automations/{lost['id']}", {"enabled": True})
+    assert names == {"clip-dissect run is lost": False, "clip-dissect run goes on": True}
+    assert len(server.find("automations")) == 2
+
+
+def test_a_checkpoint_is_dissected_on_a_schedule_and_its_labels_are_in_the_artifacts(
+    worker: Worker, server: Server, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(ColourNet().state_dict(), tmp_path / "checkpoints" / "step-100.pt")
+    deployment = server.deployment("dissect-new/dissect-nightly")
+    given = {"spec": as_json(tiny | {"truth": None}), "checkpoints": str(tmp_path / "checkpoints")}
+    soon = (datetime.now(UTC) + timedelta(seconds=10)).isoformat()
+    schedule = {"active": True, "schedule": {"interval": 30, "anchor_date": soon}, "parameters": given}
+    schedules = f"deployments/{deployment}/schedules"
+    made = server.call("POST", schedules, [schedule])[0]["id"]
+
+    def finished() -> list[dict[str, Any]]:
+        of_deployment = {"deployment_id": {"any_": [deployment]}}
+        runs = server.find("flow_runs", flow_runs={**of_deployment, "state": {"name": {"any_": ["Completed"]}}})
+        return [run for run in runs if run["auto_scheduled"]]
+
+    try:
+        run = until(finished, seconds=PATIENCE, otherwise=worker.log.read_text)[-1]
+    finally:
+        server.call("PATCH", f"{schedules}/{made}", {"active": False})
+    shown = server.artifacts(run["id"])
+    assert [row["what"] for row in shown["checkpoints"]] == ["dissected"]
+    assert "| head | 4 | 0 |" in shown["dissection"] and "red, green, blue, grey" in shown["dissection"]
+    assert [row["concept"] for row in shown["labels-head"]] == ["red", "green", "blue", "grey"]
+    assert sum(row["images"] for row in shown["passes-embed-and-record"]) == 48
+    assert (tmp_path / "out" / "step-100" / "labels.parquet").is_file()
 
 
 @pytest.mark.parametrize(
