@@ -18,14 +18,15 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayError, ContainsGroupError
-from zarr.storage import FsspecStore, LocalStore
+from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError
+from zarr.storage import LocalStore
 
 from storage import identity
 from storage.completion import Rows
 from storage.errors import ArrayError, RegionError
 from storage.files import is_local, writing_in
 from storage.identity import Identity
+from storage.zarr_store import RemoteStore
 
 #: Columns of a chunk: a block of neurons is read without its neighbours, and 50,000 rows are still few objects.
 COLUMNS_PER_CHUNK = 128
@@ -42,12 +43,21 @@ DataType = Literal["float16", "float32", "float64", "int32"]
 def open_group(url: str, wanted: Identity) -> zarr.Group:
     """The group at a URL, made with the identity `wanted` or checked against it (`IdentityError`)."""
     store = _store(url)
-    with _writing(store), suppress(ContainsGroupError):
-        zarr.create_group(store, attributes={"identity": dict(wanted)})
-    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with _writing(store):
+        try:
+            group = _open(store)
+        except GroupNotFoundError:
+            with suppress(ContainsGroupError):  # another process made it first, just the same
+                zarr.create_group(store, attributes={"identity": dict(wanted)})
+            group = _open(store)
     found = cast(Identity, group.attrs.asdict().get("identity", {}))
     identity.check(found, wanted, f"The Zarr group {url}")
     return group
+
+
+def _open(store: ZarrStore) -> zarr.Group:
+    # Of this format alone: looking for the files of others is a dozen requests to an object store.
+    return zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
 
 
 def create_rows(
@@ -200,4 +210,4 @@ def _writing(store: ZarrStore) -> AbstractContextManager[None]:
 
 
 def _store(url: str) -> ZarrStore:
-    return LocalStore(url) if is_local(url) else FsspecStore.from_url(url)
+    return LocalStore(url) if is_local(url) else RemoteStore.at(url)

@@ -48,3 +48,11 @@ class IncompleteError(StorageError, LookupError):
 
 class EmbeddingsError(StorageError, ValueError):
     """Precomputed embeddings that do not fit the images or concepts."""
+
+
+class RemoteError(StorageError, OSError):
+    """A remote file system that did not answer, or not in full, however often it was asked."""
+
+
+class ShortError(StorageError, OSError):
+    """Bytes that were lost on the way to or from a remote file system; another try may bring them."""

@@ -8,18 +8,18 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import DamagedError, WriteError
+from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
 VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
@@ -27,10 +27,15 @@ VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModifi
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of any file system, by URL; made on the first write."""
+    """A folder of any file system, by URL; made on the first write.
+
+    What fails on a remote one is tried again for a while; then `RemoteError` is raised.
+    """
 
     url: str
 
@@ -59,31 +64,48 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder `name`, or the folder itself, is there."""
-        fs, root = fsspec.url_to_fs(self.url)
-        return bool(fs.exists(f"{root}/{name}" if name else root))
+        return self._do("looking for", name, lambda fs, path: bool(fs.exists(path)))
 
     def is_file(self, name: str) -> bool:
         """Whether `name` is there and is a file."""
-        fs, root = fsspec.url_to_fs(self.url)
-        return bool(fs.isfile(f"{root}/{name}"))
+        return Path(self.path(name)).is_file() if self.is_local else self._kind(name) == "file"
+
+    def is_there(self) -> bool:
+        """Whether the folder is there, and is no file."""
+        return Path(self.url).is_dir() if self.is_local else self._kind("") == "directory"
+
+    def _kind(self, name: str) -> str:
+        try:  # not by `isfile` and `isdir`, which take any error for a no
+            return self._do("looking for", name, lambda fs, path: str(fs.info(path)["type"]))
+        except FileNotFoundError:
+            return ""
 
     def names(self) -> list[str]:
         """Names of files and folders right below, sorted; none where the folder is not there. Partial writes
         of a process that died are left out."""
-        fs, root = fsspec.url_to_fs(self.url)
-        # An object store's listing cache would hide what another process has just written.
-        fs.invalidate_cache(root)
         try:
-            found = fs.ls(root, detail=False)
+            found = self._do("listing", "", lambda fs, path: list(fs.ls(path, detail=False)))
         except FileNotFoundError:
             return []
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(name for name in names if not name.endswith(".partial"))
 
+    def files_below(self) -> dict[str, dict[str, Any]]:
+        """All files below by their path in the folder, with what the file system says of each."""
+        return self._do(
+            "listing", "", lambda fs, path: {_below(path, full): info for full, info in _found(fs, path).items()}
+        )
+
+    def glob(self, pattern: str) -> list[str]:
+        """Paths in the folder that match a pattern, sorted."""
+        _, root = file_system(self.url)
+        return sorted(_below(root, full) for full in self._do("listing", pattern, lambda fs, path: fs.glob(path)))
+
     def read(self, name: str) -> bytes:
         """All bytes of a file. Raises `FileNotFoundError`."""
-        with self.open(name) as file:
-            return file.read()
+        if self.is_local:
+            return Path(self.path(name)).read_bytes()
+        return self._do("reading", name, read_whole)
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal digits, in the memory of a part of it. Raises `FileNotFoundError`."""
@@ -95,14 +117,12 @@ class Folder:
 
     def version(self, name: str) -> str:
         """A text that changes when a file does, without reading it. Raises `FileNotFoundError`."""
-        fs, path = fsspec.url_to_fs(self.path(name))
-        info = fs.info(path)
+        info = self._do("looking at", name, lambda fs, path: dict(fs.info(path)))
         return " ".join(f"{field}={info[field]}" for field in VERSION_FIELDS if info.get(field))
 
     def size(self, name: str) -> int:
         """Bytes of a file. Raises `FileNotFoundError`."""
-        fs, path = fsspec.url_to_fs(self.path(name))
-        return int(fs.size(path))
+        return self._do("looking at", name, lambda fs, path: int(fs.size(path)))
 
     def read_json(self, name: str) -> Any:
         """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn."""
@@ -113,18 +133,32 @@ class Folder:
             raise DamagedError(f"{path} is damaged ({error}). Remove it and run again.") from error
 
     def open(self, name: str) -> IO[bytes]:
-        """A file opened for reading, with `seek`."""
-        fs, path = fsspec.url_to_fs(self.path(name))
+        """A file opened for reading, with `seek`. Raises `FileNotFoundError`."""
+        url = self.path(name)
+        fs, path = file_system(url)
         if isinstance(fs, MemoryFileSystem):
             # It would give all readers one file, with one position among them.
             return BytesIO(fs.cat_file(path))
-        file: IO[bytes] = fs.open(path, "rb")
-        return file
+        return Path(url).open("rb") if self.is_local else open_remote(fs, path, url)
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole: a reader sees the old one, or the new one, never a part."""
-        with self.writing(name) as file:
-            file.write(data)
+        if self.is_local:
+            with _local_writing(Path(self.path(name))) as file:
+                file.write(data)
+            return
+        self._do("writing", name, lambda fs, path: put(fs, path, data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file unless there is one of its name; whether it did. No other writer's `data` is the same."""
+        try:
+            self._do("writing", name, lambda fs, path: create(fs, path, data))
+        except FileExistsError:
+            # The answer to a try may have been lost, and the next one met what that had written.
+            with suppress(FileNotFoundError):
+                return self.read(name) == data
+            return False
+        return True
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole, keys in the order given."""
@@ -137,25 +171,35 @@ class Folder:
             with _local_writing(Path(self.path(name))) as file:
                 yield file
             return
-        with TemporaryFile() as file:
+        with temporary_file() as file:
             yield file
-            file.seek(0)
-            fs, path = fsspec.url_to_fs(self.path(name))
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            with fs.open(path, "wb") as out:  # one put: object stores show an object only when it is whole
-                shutil.copyfileobj(file, out, 1 << 22)
+            file.flush()
+            self._do("writing", name, lambda fs, path: put_file(fs, path, file))
 
     def remove_file(self, name: str) -> None:
         """Removes a file, if it is there."""
-        fs, path = fsspec.url_to_fs(self.path(name))
         with suppress(FileNotFoundError):
-            fs.rm_file(path)
+            self._do("removing", name, lambda fs, path: fs.rm_file(path))
 
     def remove(self) -> None:
         """Removes the folder and all below, if it is there."""
-        fs, root = fsspec.url_to_fs(self.url)
-        if fs.exists(root):
-            fs.rm(root, recursive=True)
+        with suppress(FileNotFoundError):
+            self._do("removing", "", lambda fs, path: fs.rm(path, recursive=True))
+
+    def _do(self, what: str, name: str, call: Callable[[AbstractFileSystem, str], T]) -> T:
+        """What `call` returns of the file system and the path of `name`, or of the folder itself."""
+        url = self.path(name) if name else self.url
+        fs, path = file_system(url)
+        return call(fs, path) if self.is_local else patiently(what, url, lambda: call(fs, path))
+
+
+def _found(fs: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+    return found
+
+
+def _below(root: str, full: str) -> str:
+    return full[len(root) :].lstrip("/")
 
 
 def split(url: str) -> tuple[Folder, str]:

@@ -21,7 +21,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Protocol, TypeVar
 
-import fsspec
 from filelock import FileLock, Timeout
 
 from storage.files import Folder, writing_in
@@ -123,7 +122,8 @@ class _Asking:
             except (OSError, NotImplementedError) as error:
                 if not isinstance(error, NotImplementedError) and error.errno not in NO_LOCKS:
                     raise
-        return ObjectLease.take(self.folder / name, self.seen)
+        # A name of its own: an object store would take what is below `run.json` for a folder of that name.
+        return ObjectLease.take(self.folder / f"{name}.lease", self.seen)
 
 
 def _file_name(name: str) -> str:
@@ -175,11 +175,7 @@ class ObjectLease:
         if before and not _is_over(folder, before, seen):
             return None
         lease = cls(folder, int(max(before, default="0")) + 1)
-        fs, path = fsspec.url_to_fs(folder.path(lease._name))
-        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        try:
-            fs.pipe_file(path, lease._content(), mode="create")
-        except FileExistsError:
+        if not folder.create(lease._name, lease._content()):
             return None
         now = _contents(folder)
         now.pop(lease._name, None)

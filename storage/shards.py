@@ -17,7 +17,7 @@ from typing import IO, cast
 import pandas as pd
 from webdataset import TarWriter
 
-from storage.errors import ShardError, SourceError
+from storage.errors import RemoteError, ShardError, SourceError
 from storage.files import Folder, split
 
 #: Name of the file beside the index that says which shards there are; written last.
@@ -175,6 +175,8 @@ def _read_shard(folder: Folder, shard: str, rows: pd.DataFrame) -> Iterator[tupl
                     info = tar.next()
                     content = tar.extractfile(info) if info else None
                     data = content.read() if content else b""
+            except RemoteError:
+                raise
             except Exception as error:
                 # tarfile raises half a dozen kinds of error for a damaged archive.
                 raise _torn(folder, shard, f"image {expected.key!r} cannot be read ({error})") from error

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.completion import Rows
-from storage.errors import DamagedError
+from storage.errors import DamagedError, RemoteError
 from storage.files import Folder
 
 #: Rows of a Parquet row group, which is read whole where some of its rows are wanted: of an index some megabytes.
@@ -110,6 +110,8 @@ def _damage_named(folder: Folder, name: str, what: str) -> Iterator[None]:
         raise DamagedError(
             f"The table {folder.path(name)} is not there any more. Remove {what} and run again."
         ) from error
+    except RemoteError:
+        raise
     except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
         raise DamagedError(
             f"The table {folder.path(name)} is damaged ({error}). Remove {what} and run again."

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from storage.completion import Completion
 from storage.files import Folder, is_local, split
 from storage.identity import digest_of
@@ -124,9 +122,7 @@ def _weights_files(checkpoints: str) -> list[str]:
         paths = root.names()
     else:
         (root, _), pattern = split(head), checkpoints[head.rfind("/") + 1 :]
-        fs, where = fsspec.url_to_fs(root.url)
-        fs.invalidate_cache(where)
-        paths = sorted(path[len(where) :].lstrip("/") for path in fs.glob(f"{where}/{pattern}"))
+        paths = root.glob(pattern)
     files = [path for path in paths if path.endswith(ENDINGS) and not path.rpartition("/")[2].startswith(".")]
     if not files:
         raise CheckpointError(f"There is no checkpoint in {checkpoints}: none of {', '.join(ENDINGS)}.")

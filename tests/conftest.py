@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.object_store import ObjectStore, object_store
 from tests.web import Web, serving
 
 REPO = Path(__file__).resolve().parent.parent
@@ -77,6 +78,24 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setattr("storage.sources.reading.TIMEOUT", 0.4)
     with serving() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def object_store_server() -> Iterator[ObjectStore]:
+    """The session's own object store."""
+    with object_store() as running:
+        yield running
+
+
+@pytest.fixture
+def s3(object_store_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
+    """An object store where `s3://` is, for processes that a test starts too; nobody is patient with it for long."""
+    for name, value in object_store_server.settings(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("storage.remote.PATIENCE", 5.0)
+    monkeypatch.setattr("storage.remote.FIRST_PAUSE", 0.01)
+    object_store_server.fails()
+    return object_store_server
 
 
 @pytest.fixture

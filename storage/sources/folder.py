@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from storage.errors import SourceError
 from storage.files import Folder, is_local
 from storage.sources.reading import read_file
@@ -26,21 +24,20 @@ class ImageFolder(CopiedSource):
 
     def images(self) -> Iterator[SourceImage]:
         """Raises `SourceError` where the folder holds no image file."""
-        url = Folder.at(self.text).url
-        fs, root = fsspec.url_to_fs(url)
-        root = root.rstrip("/")
-        files = _local_files(root) if is_local(url) else fs.find(root, detail=True)
+        folder = Folder.at(self.text)
+        url = folder.url
+        files = _local_files(url) if is_local(url) else folder.files_below()
         found = False
-        for full in sorted(files):
-            path = full[len(root) :].lstrip("/")
+        for path in sorted(files):
             if any(part.startswith(".") for part in path.split("/")) or not image_ending(path):
                 continue
             if not path.isprintable() and "\\udc" in ascii(path):
-                raise SourceError(f"The name of {full!a} is not UTF-8. Rename it, for instance with `convmv`.")
-            found, info = True, files[full]
-            where = full if is_local(url) else fs.unstrip_protocol(full)
+                raise SourceError(
+                    f"The name of {folder.path(path)!a} is not UTF-8. Rename it, for instance with `convmv`."
+                )
+            found, info = True, files[path]
             size = int(info.get("size") or 0)
-            yield SourceImage(path, where, size, version_of(info), label=posixpath.dirname(path))
+            yield SourceImage(path, folder.path(path), size, version_of(info), label=posixpath.dirname(path))
         if not found:
             tars = sum(path.endswith(".tar") for path in files)
             hint = f" For its {tars} tar files give --probe '{self.text}/*.tar'." if tars else ""
@@ -53,7 +50,10 @@ class ImageFolder(CopiedSource):
 
 
 def _local_files(root: str) -> dict[str, dict[str, Any]]:
-    """Regular files below a folder, and those that links point to; fsspec would not look into linked folders."""
+    """Regular files below a folder, and those that links point to, by their path in it.
+
+    fsspec would not look into linked folders.
+    """
     files: dict[str, dict[str, Any]] = {}
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_unlistable):
@@ -64,9 +64,10 @@ def _local_files(root: str) -> dict[str, dict[str, Any]]:
         seen.add((here.st_dev, here.st_ino))
         folders.sort()
         for name in names:
-            path = f"{folder}/{name}"
+            full = Path(folder, name)
+            path = str(full.relative_to(root))
             try:
-                info = Path(path).stat()
+                info = full.stat()
             except OSError:
                 files[path] = {"size": 0}  # a link to nowhere: refused with the reason when it is read
                 continue

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from storage.errors import SourceError, UnreadableError
+from storage.errors import RemoteError, SourceError, UnreadableError
 from storage.files import is_local, split
 from storage.sources.folder import local_info
 from storage.sources.reading import fetch
@@ -62,6 +62,8 @@ def read_table(url: str) -> pd.DataFrame:
         return pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except UnreadableError as error:
         raise SourceError(f"The list {url} {error}.") from error
+    except RemoteError:
+        raise
     except (ValueError, OSError) as error:  # no table, no UTF-8; pyarrow's own errors are of these kinds
         raise SourceError(f"The list {url} is no table that can be read ({error}).") from error
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import fsspec
-
 from storage.errors import SourceError
 from storage.files import Folder
 from storage.sources.broden import Broden
@@ -39,8 +37,7 @@ def source_at(text: str, kinds: Sequence[Kind], settings: SourceSettings) -> Sou
 
 
 def _is_folder(text: str) -> bool:
-    fs, root = fsspec.url_to_fs(Folder.at(text).url)
-    return bool(fs.isdir(root))
+    return Folder.at(text).is_there()
 
 
 def _is_broden(text: str) -> bool:

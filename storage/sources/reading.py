@@ -10,10 +10,8 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
-import fsspec
-
-from storage.errors import UnreadableError
-from storage.files import is_local
+from storage.errors import RemoteError, UnreadableError
+from storage.files import is_local, split
 
 #: Seconds to wait before the second and the third try of a URL.
 PAUSES = (0.5, 2.0)
@@ -23,29 +21,27 @@ TIMEOUT = 30.0
 
 def read_file(url: str) -> bytes:
     """The bytes of a file. Raises `UnreadableError` where it is not there or may not be read."""
+    folder, name = split(url)
     try:
-        with fsspec.open(url, "rb") as file:
-            data: bytes = file.read()
+        return folder.read(name)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        # Not every file system fills in the number.
-        reason = os.strerror(error.errno or errno.ENOENT)
+        reason = os.strerror(error.errno or errno.ENOENT)  # not every file system fills in the number
         raise UnreadableError(f"cannot be read: {reason}") from error
-    return data
 
 
 def fetch(url: str) -> bytes:
     """The bytes at a path or URL of a list. Raises `UnreadableError`.
 
-    A URL is tried three times, save where another try would fail too: what is not there, or is no URL.
+    On the web it is tried three times, save where another try would fail too: what is not there, or is no URL. An
+    object store that is away raises `RemoteError`: it has more than this one image.
     """
     if is_local(url):
         return read_file(url)
-    read = _get if url.startswith(("http://", "https://")) else read_file
+    if not url.startswith(("http://", "https://")):
+        return _read_remote(url)
     for pause in (*PAUSES, None):
         try:
-            return read(url)
-        except UnreadableError:
-            raise
+            return _get(url)
         except (OSError, HTTPException, ValueError) as error:
             may_pass = _may_pass(error)
             if pause is None or not may_pass:
@@ -53,6 +49,15 @@ def fetch(url: str) -> bytes:
                 raise UnreadableError(f"cannot be fetched{tries}: {error}") from error
             time.sleep(pause)
     raise AssertionError  # the last try returns or raises
+
+
+def _read_remote(url: str) -> bytes:
+    try:
+        return read_file(url)
+    except (RemoteError, UnreadableError):
+        raise
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"cannot be fetched: {error}") from error
 
 
 def _may_pass(error: Exception) -> bool:

@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import pandas as pd
 from braceexpand import braceexpand
 
-from storage.errors import SourceError
+from storage.errors import RemoteError, SourceError
 from storage.files import Folder, split
 from storage.identity import digest_of
 from storage.shards import sample_key
@@ -77,7 +76,6 @@ class Tars(Source):
             return folder, [name]
         head = re.split(r"[*?\[{]", self.text)[0]
         (root, _), pattern = split(head), self.text[head.rfind("/") + 1 :]
-        fs, where = fsspec.url_to_fs(root.url)
         found: list[str] = []
         missing: list[str] = []
         try:
@@ -86,8 +84,8 @@ class Tars(Source):
             raise SourceError(f"The braces of {self.text} are not balanced.") from error
         for path in expanded:
             is_glob = re.search(r"[*?\[]", path)
-            below = sorted(fs.glob(f"{where}/{path}")) if is_glob else [f"{where}/{path}"] * root.exists(path)
-            found += [full[len(where) :].lstrip("/") for full in below]
+            below = root.glob(path) if is_glob else [path] * root.exists(path)
+            found += below
             missing += [path] * (not below)
         if missing:
             others = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -115,7 +113,8 @@ def list_members(url: str) -> pd.DataFrame:
     rows: list[tuple[str, str, str, int, int]] = []
     labels: dict[str, str] = {}
     end = 0
-    with fsspec.open(url, "rb") as file:
+    folder, name = split(url)
+    with folder.open(name) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for info in tar:
@@ -133,6 +132,8 @@ def list_members(url: str) -> pd.DataFrame:
             if mark != bytes(tarfile.BLOCKSIZE):
                 what = "the mark of its end is missing" if len(mark) < tarfile.BLOCKSIZE else "there is no tar header"
                 raise tarfile.ReadError(what)
+        except RemoteError:
+            raise
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             size = file.seek(0, 2)
             last = f", in or after member {rows[-1][0]!r}" if rows else ""

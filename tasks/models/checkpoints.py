@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
+from storage.errors import RemoteError
 from storage.files import split
 from tasks.models.errors import CheckpointError, first_lines
 
@@ -36,6 +37,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
             return load_file(folder.path(name)) if folder.is_local else load(folder.read(name))
         file = folder.path(name) if folder.is_local else io.BytesIO(folder.read(name))
         content = torch.load(file, map_location="cpu", weights_only=True)
+    except RemoteError:
+        raise
     except Exception as error:
         # A torn or foreign file gives IndexError, struct.error, UnpicklingError, SafetensorError and more.
         raise CheckpointError(
