@@ -42,9 +42,11 @@ class Store:
     def at(cls, url: str) -> Store:
         """The store at a URL, made if it is not there. Raises `IdentityError` for another version's store."""
         root = Folder.at(url)
-        if not root.exists("store.json"):
-            root.write_json("store.json", {"format": FORMAT, "what": "clip-dissect store"})
-        found = root.read_json("store.json").get("format")
+        try:
+            found = root.read_json("store.json").get("format")
+        except FileNotFoundError:
+            found = FORMAT
+            root.write_json("store.json", {"format": found, "what": "clip-dissect store"})
         if found != FORMAT:
             raise IdentityError(
                 f"The store {root.url} has format {found}, and this version reads and writes format {FORMAT}. "

@@ -229,9 +229,10 @@ def _in_turn(packing: Packing, parts: Sequence[ShardPart]) -> Iterator[ShardPart
 @task(task_run_name="index", cache_policy=NO_CACHE)
 def finish_probe(plan: ShardPlan) -> ProbeRef:
     """Joins the parts' tables into the index and writes the manifest. Raises `SourceError` without any image."""
-    with plan.packing.leases.held(f"{plan.folder.name}-index", Waiting()):
-        if not plan.folder.exists(MANIFEST):
-            write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
+    if not plan.folder.exists(MANIFEST):
+        with plan.packing.leases.held(f"{plan.folder.name}-index", Waiting()):
+            if not plan.folder.exists(MANIFEST):  # another run's
+                write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
     return probe_at(plan.folder)
 
 
