@@ -14,6 +14,7 @@ from storage.files import Folder
 from tasks.announce import announcement
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
+from tasks.remember import remember
 from tasks.spec import DissectSpec
 
 
@@ -30,6 +31,7 @@ def dissect(spec: DissectSpec) -> Folder:
         _, passes = observe(embed=spec, record=spec, probe=probe)
         labels = label_neurons.with_options(task_runner=runners.of_devices)(spec, probe)
     plan = plan_publication(labels, spec)
+    remember(plan)
     publishing = publish.with_options(assets=[plan.asset], asset_deps=plan.made_of)
     follow("publish", [] if plan.is_done else [(publishing.submit(plan, passes), 1)], total=1, unit="run")
     create_markdown_artifact(announcement(plan.out), key="dissection", description=f"Labels of {spec.target}")

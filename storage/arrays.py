@@ -7,8 +7,9 @@ neurons.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,14 +18,15 @@ import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError, GroupNotFoundError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, WrapperStore
 
 from storage import identity
 from storage.completion import Rows
 from storage.errors import ArrayError, RegionError
-from storage.files import is_local, writing_in
+from storage.files import Folder, Written, is_local, writing_in
 from storage.identity import Identity
 from storage.zarr_store import RemoteStore
 
@@ -33,11 +35,32 @@ COLUMNS_PER_CHUNK = 128
 #: Longest side of a chunk of an array of blocks: 4 MiB.
 CHUNK_SIDE = 1_024
 
+#: Zarr's name of the file that says what a group or an array is.
+METADATA = "zarr.json"
+
 Floats = npt.NDArray[np.float32]
 Block = npt.NDArray[Any]
 #: What stands where nothing was written, by data type.
 FILL = {"float16": float("nan"), "float32": float("nan"), "float64": float("nan"), "int32": -1}
 DataType = Literal["float16", "float32", "float64", "int32"]
+
+
+class _Store(WrapperStore[ZarrStore]):
+    """A store that knows what was written through it."""
+
+    def __init__(self, store: ZarrStore, url: str = "") -> None:
+        super().__init__(store)
+        self.url = url
+        self.written: dict[str, Written] = {}
+
+    def _with_store(self, store: ZarrStore) -> _Store:
+        return _Store(store, self.url)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        # In a thread of its own: all writers of a process share the one that this runs in.
+        data = value.as_numpy_array().data
+        self.written[key] = await asyncio.to_thread(Written.of, f"{self.url}/{key}", data)
 
 
 def open_group(url: str, wanted: Identity) -> zarr.Group:
@@ -135,14 +158,14 @@ def _create(
         )
 
 
-def write_rows(group: zarr.Group, name: str, rows: Rows, block: Block) -> None:
+def write_rows(group: zarr.Group, name: str, rows: Rows, block: Block) -> list[Written]:
     """Writes `block` `[len(rows), …, columns]` over whole shards. Raises `RegionError` for any other region."""
     whole = (Rows(0, length) for length in _array(group, name).shape[1:])
-    write_region(group, name, (rows, *whole), block)
+    return write_region(group, name, (rows, *whole), block)
 
 
-def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: Block) -> None:
-    """Writes `block` over whole shards: a range of each axis. Raises `RegionError` for any other region."""
+def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: Block) -> list[Written]:
+    """Writes `block` over whole shards, a range of each axis; gives these. Raises `RegionError` for any other."""
     array = _array(group, name)
     shard = array.shards or array.chunks
     sides = list(zip(region, shard, array.shape, strict=True))
@@ -152,14 +175,32 @@ def write_region(group: zarr.Group, name: str, region: tuple[Rows, ...], block: 
             f"cover whole shards of {' x '.join(map(str, shard))} of array {name!r} of shape {array.shape}."
         )
     where = tuple(slice(rows.start, rows.stop) for rows in region)
+    numbers = product(*(range(rows.start // step, -(-rows.stop // step)) for rows, step, _ in sides))
+    keys = [array.store_path / array.metadata.encode_chunk_key(number) for number in numbers]
     with _writing(group.store):
         try:
             array[where] = block
         except (RuntimeError, ValueError):
             # Zarr reads what it overwrites, and stumbles over a torn shard.
-            for key in product(*(range(rows.start // step, -(-rows.stop // step)) for rows, step, _ in sides)):
-                sync((array.store_path / array.metadata.encode_chunk_key(key)).delete())
+            for key in keys:
+                sync(key.delete())
             array[where] = block
+    # A shard that holds nothing but fill is not stored.
+    written = cast(_Store, group.store).written
+    return [written.pop(key.path) for key in keys if key.path in written]
+
+
+def shards(group: zarr.Group, name: str) -> list[Written]:
+    """The shards of an array that are there."""
+    folder = Folder(cast(_Store, group.store).url) / name
+    return [folder.written(one.path) for one in folder.files() if one.path != METADATA and not one.is_partial]
+
+
+def metadata(group: zarr.Group, *names: str) -> list[Written]:
+    """The files that say what a group is, and the groups and arrays on the way to `names` in it."""
+    folder = Folder(cast(_Store, group.store).url)
+    paths = {path for name in names for path in accumulate(name.split("/"), "{}/{}".format)}
+    return [folder.written(name) for name in sorted({METADATA, *(f"{path}/{METADATA}" for path in paths)})]
 
 
 def _is_whole(rows: Rows, step: int, length: int) -> bool:
@@ -194,8 +235,8 @@ def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
 
 def _damaged(group: zarr.Group, name: str, what: str) -> ArrayError:
     return ArrayError(
-        f"Array {name!r} of {group.store_path} is damaged: {what}. Remove that group and the folder of its "
-        "markers (.done) beside it, and run again."
+        f"Array {name!r} of {group.store_path} is damaged: {what}. `clip-dissect verify STORE "
+        "--repair` removes what is, and a run makes it again."
     )
 
 
@@ -206,8 +247,9 @@ def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def _writing(store: ZarrStore) -> AbstractContextManager[None]:
-    return writing_in(Path(store.root)) if isinstance(store, LocalStore) else nullcontext()
+    url = cast(_Store, store).url
+    return writing_in(Path(url)) if is_local(url) else nullcontext()
 
 
-def _store(url: str) -> ZarrStore:
-    return LocalStore(url) if is_local(url) else RemoteStore.at(url)
+def _store(url: str) -> _Store:
+    return _Store(LocalStore(url) if is_local(url) else RemoteStore.at(url), url)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 
 from storage.errors import DamagedError
-from storage.files import Folder
+from storage.files import Folder, Written
 
 SUFFIX = ".bundle"
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -21,10 +21,10 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def write_bundle(folder: Folder, name: str, arrays: Arrays) -> None:
+def write_bundle(folder: Folder, name: str, arrays: Arrays) -> Written:
     """Writes arrays of numbers under their names; the same arrays give the same bytes."""
     data = save(arrays)
-    folder.write(name + SUFFIX, hashlib.sha256(data).digest() + data)
+    return folder.write(name + SUFFIX, hashlib.sha256(data).digest() + data)
 
 
 def read_bundle(folder: Folder, name: str) -> Arrays:

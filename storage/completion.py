@@ -1,18 +1,26 @@
 """Done is a fact in storage, recorded last: a small JSON file that names what was finished and says how.
 
 Chunk files of an array say nothing about completeness (a chunk of fill values is never stored), so every region
-has a marker of its own, written after its data.
+has a marker of its own, written after its data. It vouches for the files that it is about: path from its folder,
+bytes, SHA-256.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from storage.files import Folder
+from storage.files import Folder, Written
 
 Item = TypeVar("Item")
+
+
+#: Key of a marker under which the files stand that it vouches for.
+FILES = "files"
+#: What is wrong with a file that is not there.
+GONE = "is not there"
 
 
 @dataclass(frozen=True)
@@ -29,14 +37,43 @@ class Completion:
         """Whether `name` is finished."""
         return self.folder.is_file(f"{name}.json")
 
-    def mark(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Records that `name` is finished; call it when its data is safely written."""
-        self.folder.write_json(f"{name}.json", dict(facts))
+    def mark(self, name: str, facts: Mapping[str, Any], files: Iterable[Written] = ()) -> Written:
+        """Records that `name` is finished, and vouches for `files`; call it when its data is safely written."""
+        return self.folder.write_json(f"{name}.json", {**facts, FILES: vouched(self.folder, files)})
 
     def facts(self, name: str) -> dict[str, Any]:
         """What was recorded with `name`. Raises `FileNotFoundError` where it is not finished."""
-        facts: dict[str, Any] = self.folder.read_json(f"{name}.json")
-        return facts
+        return self.marker(name)[0]
+
+    def marker(self, name: str) -> tuple[dict[str, Any], Written]:
+        """What was recorded with `name`, and the marker's file, for another that vouches for it."""
+        data = self.folder.read(f"{name}.json")
+        facts: dict[str, Any] = self.folder.parse_json(f"{name}.json", data)
+        facts.pop(FILES, None)
+        return facts, Written.of(self.folder.path(f"{name}.json"), data)
+
+
+def vouched(folder: Folder, files: Iterable[Written]) -> dict[str, Any]:
+    """Files as a marker in `folder` names them: by their paths from there, with bytes and SHA-256."""
+    return {
+        posixpath.relpath(one.url, folder.url): {"num_bytes": one.num_bytes, "sha256": one.sha256}
+        for one in sorted(files, key=lambda one: one.url)
+    }
+
+
+def harm(folder: Folder, path: str, was: Any) -> str:
+    """What is wrong with a file that a marker in `folder` vouches for, as it `was`; nothing where it is whole."""
+    was = {"sha256": was} if isinstance(was, str) else was  # older versions published no sizes
+    try:
+        num_bytes = folder.size(path)
+        if num_bytes != was.get("num_bytes", num_bytes):
+            return f"has {num_bytes:,} bytes, and {was['num_bytes']:,} were written"
+        sha256 = folder.sha256(path)
+    except FileNotFoundError:
+        return GONE
+    if sha256 != was["sha256"]:
+        return f"has SHA-256 {sha256[:12]}…, and {was['sha256'][:12]}… was written"
+    return ""
 
 
 @dataclass(frozen=True, order=True)

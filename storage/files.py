@@ -1,16 +1,21 @@
-"""Files below a URL, written whole or not at all. Any fsspec URL: a folder, `s3://`, `gs://`, `memory://`."""
+"""Files below a URL, written whole or not at all. Any fsspec URL: a folder, `s3://`, `gs://`, `memory://`.
+
+What is written is given back with its size and SHA-256, for a marker to vouch for; a JSON file holds its own.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -19,6 +24,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import DamagedError, WriteError
+from storage.json_text import checked, with_checksum
 from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
@@ -28,6 +34,55 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
 
 T = TypeVar("T")
+
+
+#: What file systems call the time of the last write: local ones, S3, Google's, those in memory.
+MODIFIED_FIELDS = ("mtime", "LastModified", "updated", "created")
+#: Ending of a file that is being written.
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written."""
+
+    url: str
+    num_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, url: str, data: bytes | memoryview) -> Written:
+        """The file at a URL with these bytes."""
+        return cls(url, len(data), hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below a folder."""
+
+    path: str
+    num_bytes: int
+    #: Seconds since 1970.
+    modified: float
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is being written, or was when its writer died."""
+        return self.path.endswith(PARTIAL)
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether the process that writes it is alive on this machine. Of what Zarr writes, nobody knows."""
+        named = re.search(r"\.(\d+)-[0-9a-f]{8}\.partial$", self.path)
+        if named is None:
+            return False
+        try:
+            os.kill(int(named[1]), 0)  # no signal: only asks
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # somebody else's
+        return True
 
 
 @dataclass(frozen=True)
@@ -88,7 +143,12 @@ class Folder:
         except FileNotFoundError:
             return []
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return sorted(name for name in names if not name.endswith(".partial"))
+        return sorted(name for name in names if not name.endswith(PARTIAL))
+
+    def files(self) -> list[Found]:
+        """All files below, sorted; none where the folder is not there."""
+        found = sorted(self.files_below().items())
+        return [Found(path, int(info["size"]), _modified(info)) for path, info in found if path]
 
     def files_below(self) -> dict[str, dict[str, Any]]:
         """All files below by their path in the folder, with what the file system says of each."""
@@ -124,10 +184,18 @@ class Folder:
         """Bytes of a file. Raises `FileNotFoundError`."""
         return self._do("looking at", name, lambda fs, path: int(fs.size(path)))
 
+    def written(self, name: str) -> Written:
+        """A file as it is now. Raises `FileNotFoundError`."""
+        return Written(self.path(name), self.size(name), self.sha256(name))
+
     def read_json(self, name: str) -> Any:
-        """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn."""
+        """A file as JSON. Raises `FileNotFoundError`, `DamagedError` where it is torn or not as it was written."""
+        return self.parse_json(name, self.read(name))
+
+    def parse_json(self, name: str, data: bytes) -> Any:
+        """The bytes of a file as JSON. Raises `DamagedError` as `read_json` does."""
         try:
-            return json.loads(self.read(name))
+            return checked(data)
         except ValueError as error:  # no JSON, or no UTF-8
             path = self.path(name)
             raise DamagedError(f"{path} is damaged ({error}). Remove it and run again.") from error
@@ -141,13 +209,14 @@ class Folder:
             return BytesIO(fs.cat_file(path))
         return Path(url).open("rb") if self.is_local else open_remote(fs, path, url)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> Written:
         """Writes a file whole: a reader sees the old one, or the new one, never a part."""
         if self.is_local:
             with _local_writing(Path(self.path(name))) as file:
                 file.write(data)
-            return
-        self._do("writing", name, lambda fs, path: put(fs, path, data))
+        else:
+            self._do("writing", name, lambda fs, path: put(fs, path, data))
+        return Written.of(self.path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes a file unless there is one of its name; whether it did. No other writer's `data` is the same."""
@@ -160,9 +229,9 @@ class Folder:
             return False
         return True
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file whole, keys in the order given."""
-        self.write(name, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Written:
+        """Writes a JSON file whole, keys in the order given, and its checksum as the last."""
+        return self.write(name, with_checksum(value))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
@@ -202,6 +271,19 @@ def _below(root: str, full: str) -> str:
     return full[len(root) :].lstrip("/")
 
 
+def _modified(info: Mapping[str, Any]) -> float:
+    """When a file was last written, in the words of its file system."""
+    for field in MODIFIED_FIELDS:
+        value = info.get(field)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return time.time()  # nobody knows: it is not old
+
+
 def split(url: str) -> tuple[Folder, str]:
     """The folder and the name of a file at a URL or local path."""
     folder, slash, name = url.rpartition("/")
@@ -217,7 +299,7 @@ def is_local(url: str) -> bool:
 def _local_writing(path: Path) -> Iterator[IO[bytes]]:
     with writing_in(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
         try:
             with partial.open("wb") as file:
                 yield file

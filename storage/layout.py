@@ -6,30 +6,35 @@ probes/<digest>/shard-000000.tar …          original image bytes (WebDataset)
                 parts/000000.parquet …      its rows; 000000.rejects.parquet its refused inputs
                 index.parquet, rejects.parquet, wids.json, manifest.json (last)
                 broden.parquet, broden-concepts.parquet   what Broden says of its images
-tars/<digest>.parquet                       members of a tar that is used in place
+tars/<digest>.parquet, <digest>.json        members of a tar that is used in place, marker
 embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per shard group
-concepts/<digest>/<block>.parquet           concept embeddings by text
+concepts/<digest>/<block>.parquet, .json    concept embeddings by text, marker of a block
 activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
             <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
 labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
 similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
 runs/<digest>/                              what a run publishes where no --out is given
+runs/<digest>.json                          record of a published run, by its folder: what it refers to
 checkpoints/<digest>.json                   marker of a weights file that `dissect_new` has dissected
 leases/                                     who is at what, while it is
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from storage.completion import Completion
-from storage.errors import IdentityError
+from storage.errors import IdentityError, IncompleteError
 from storage.files import Folder
 from storage.leases import Leases
 
 #: Raised by one when a store of an older version can no longer be read.
 FORMAT = 1
+#: What store.json says.
+STORE = {"format": FORMAT, "what": "clip-dissect store"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,22 @@ class Store:
     @classmethod
     def at(cls, url: str) -> Store:
         """The store at a URL, made if it is not there. Raises `IdentityError` for another version's store."""
+        try:
+            return cls.existing(url)
+        except IncompleteError:
+            Folder.at(url).write_json("store.json", STORE)
+            return cls.existing(url)
+
+    @classmethod
+    def existing(cls, url: str) -> Store:
+        """The store at a URL. Raises `IncompleteError` where there is none, `IdentityError` as `at` does."""
         root = Folder.at(url)
         try:
             found = root.read_json("store.json").get("format")
-        except FileNotFoundError:
-            found = FORMAT
-            root.write_json("store.json", {"format": found, "what": "clip-dissect store"})
+        except FileNotFoundError as error:
+            raise IncompleteError(
+                f"There is no store at {root.url}: it has no store.json, which every run writes."
+            ) from error
         if found != FORMAT:
             raise IdentityError(
                 f"The store {root.url} has format {found}, and this version reads and writes format {FORMAT}. "
@@ -108,9 +123,76 @@ class Store:
         """Who is at what is made in the store."""
         return Leases(self.root / "leases")
 
+    def runs(self) -> Completion:
+        """Records of published runs."""
+        return Completion(self.root / "runs")
+
     def run(self, digest: str) -> Folder:
         """What a run publishes where no other place is given."""
         return self.root / "runs" / digest
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a file of a store belongs to."""
+
+    kind: str
+    digest: str = ""
+    #: As in paths (`safe`); empty where it is of no layer.
+    layer: str = ""
+
+
+_DIGEST, _ROWS, _LAYER = "(?P<digest>[0-9a-f]{20})", r"\d{12}-\d{12}", "(?P<layer>[^/]+)"
+#: In a Zarr array's folder.
+_ARRAY = r"(?:zarr\.json|c(?:/\d+)+)"
+_TABLES = "index|rejects|listing|broden|broden-concepts"
+_PATTERNS = [
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("store", r"store\.json"),
+        ("probe set", rf"probes/{_DIGEST}/(?:(?:manifest|wids)\.json|(?:{_TABLES})\.parquet|shard-\d{{6,}}\.tar)"),
+        ("probe set", rf"probes/{_DIGEST}/parts/\d{{6,}}(?:\.json|(?:\.rejects)?\.parquet)"),
+        ("list of a tar", rf"tars/{_DIGEST}\.(?:json|parquet)"),
+        ("embeddings", rf"embeddings/{_DIGEST}(?:\.done/{_ROWS}\.json|\.zarr/zarr\.json|\.zarr/embeddings/{_ARRAY})"),
+        ("concepts", rf"concepts/{_DIGEST}/[0-9a-f]{{20}}\.(?:json|parquet)"),
+        ("activations", rf"activations/{_DIGEST}(?:\.summaries)?\.zarr/zarr\.json"),
+        ("activations", rf"activations/{_DIGEST}\.done/{_LAYER}/{_ROWS}\.json"),
+        # Arrays have a layer's plain name, which may be a path.
+        ("activations", rf"activations/{_DIGEST}\.zarr/(?P<array>.+)/(?:zarr\.json|c/\d+/\d+)"),
+        ("activations", rf"activations/{_DIGEST}\.summaries\.zarr/{_LAYER}/zarr\.json"),
+        (
+            "activations",
+            rf"activations/{_DIGEST}\.summaries\.zarr/{_LAYER}/(?:top_values|top_rows|statistics)/{_ARRAY}",
+        ),
+        (
+            "labels",
+            rf"labels/{_DIGEST}/{_LAYER}/(?:(?:labels|top_images|neurons)\.parquet|used\.bundle|(?:found|done)\.json)",
+        ),
+        ("labels", rf"labels/{_DIGEST}/{_LAYER}/(?:softmax/{_ROWS}|blocks/{_ROWS}\.{_ROWS})\.bundle"),
+        ("similarities", rf"similarities/{_DIGEST}(?:\.parquet|\.zarr/zarr\.json)"),
+        ("similarities", rf"similarities/{_DIGEST}\.zarr/(?P<array>.+)/(?:zarr\.json|c/\d+/\d+)"),
+        ("checkpoint", rf"checkpoints/{_DIGEST}\.json"),
+        ("run", rf"runs/{_DIGEST}\.json"),
+        # Of one who publishes, beside the file that it is about.
+        ("lease", rf"(?:leases/[^/]+|runs/{_DIGEST}/run\.json)(?:\.lock|/\d{{10}})"),
+        (
+            "published run",
+            rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|report\.html|(?:labels|descriptions)\.csv"
+            r"|(?:labels|top_images|rejects)\.parquet)",
+        ),
+    )
+]
+
+
+@lru_cache(maxsize=1 << 16)
+def place(path: str) -> Place | None:
+    """What a file belongs to, by its path from the root; None where no version of ours writes one there."""
+    for kind, pattern in _PATTERNS:
+        if found := pattern.fullmatch(path):
+            names = found.groupdict()
+            layer = names.get("layer") or safe(names.get("array", ""))
+            return Place(kind, names.get("digest", ""), layer)
+    return None
 
 
 def safe(name: str) -> str:

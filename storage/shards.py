@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 import pandas as pd
-from webdataset import TarWriter
 
 from storage.errors import RemoteError, ShardError, SourceError
 from storage.files import Folder, split
@@ -84,6 +83,8 @@ class _Hashing:
 
 def write_shard(folder: Folder, name: str, members: Iterable[ShardMember]) -> WrittenShard:
     """Writes images to the shard `name`, atomically; the same images give the same bytes."""
+    from webdataset import TarWriter  # takes seconds: it brings torch
+
     offsets: list[int] = []
     with folder.writing(name) as file:
         out = _Hashing(file)

@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 
 from storage.completion import Rows
 from storage.errors import DamagedError, RemoteError
-from storage.files import Folder
+from storage.files import Folder, Written
 
 #: Rows of a Parquet row group, which is read whole where some of its rows are wanted: of an index some megabytes.
 GROUP_ROWS = 1 << 14
 
 
-def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> None:
+def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> Written:
     """Writes a table as Parquet in row groups of `GROUP_ROWS`; the same table gives the same bytes."""
     data = io.BytesIO()
     table.to_parquet(data, index=False, compression="zstd", row_group_size=GROUP_ROWS)
-    folder.write(name, data.getvalue())
+    return folder.write(name, data.getvalue())
 
 
 def write_parts(file: IO[bytes], parts: Iterable[pd.DataFrame]) -> None:
@@ -118,13 +118,13 @@ def _damage_named(folder: Folder, name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def write_csv(folder: Folder, name: str, table: pd.DataFrame) -> None:
+def write_csv(folder: Folder, name: str, table: pd.DataFrame) -> Written:
     """Writes a table as CSV: UTF-8, `\\n`, a header. A text that a spreadsheet would run is quoted with `'`."""
     text = table.copy()
     for column in text.columns:
         if text[column].dtype == object or isinstance(text[column].dtype, pd.StringDtype):
             text[column] = text[column].map(_harmless)
-    folder.write(name, text.to_csv(index=False, lineterminator="\n").encode())
+    return folder.write(name, text.to_csv(index=False, lineterminator="\n").encode())
 
 
 def _harmless(value: object) -> object:

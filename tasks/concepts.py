@@ -14,6 +14,7 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.completion import Completion
 from storage.errors import EmbeddingsError, IncompleteError
 from storage.files import Folder, split
 from storage.identity import Identity, digest_of, digest_of_bytes
@@ -41,6 +42,11 @@ class ConceptEmbeddingsRef:
     folder: Folder
     #: Digest of the encoder: a CLIP model's weights, or a file of precomputed rows with its list.
     digest: str
+
+    def blocks(self) -> list[str]:
+        """Names of the finished blocks, sorted. One whose table was removed is none: it is made again."""
+        names = set(self.folder.names())
+        return sorted(block for block in Completion(self.folder).done() if f"{block}.parquet" in names)
 
 
 def concept_list(spec: EmbedSpec) -> ConceptList:
@@ -135,7 +141,9 @@ def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]
             vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
-    write_parquet(ref.folder, f"{block}.parquet", table)
+    Completion(ref.folder).mark(
+        block, {"num_texts": len(texts)}, [write_parquet(ref.folder, f"{block}.parquet", table)]
+    )
 
 
 def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:
@@ -171,8 +179,8 @@ def _precomputed(spec: EmbedSpec, texts: list[str]) -> Floats:
 def _stored(ref: ConceptEmbeddingsRef) -> dict[str, Floats]:
     """Embeddings by text. Blocks in order of name and the first wins, so that two runs read the same."""
     known: dict[str, Floats] = {}
-    for name in ref.folder.names():
-        block = read_parquet(ref.folder, name, alone=True)
+    for name in ref.blocks():
+        block = read_parquet(ref.folder, f"{name}.parquet", alone=True)
         for text, vector in zip(block["text"], block["embedding"], strict=True):
             known.setdefault(text, vector)
     return known

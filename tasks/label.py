@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from storage.bundles import Arrays, read_bundle, write_bundle
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.tables import write_parquet
-from tasks import recorded
+from tasks import recorded, similarities
 from tasks.concepts import concept_list
 from tasks.dissection.labels import Labels
 from tasks.dissection.null import null_quantile
@@ -35,7 +36,6 @@ from tasks.scoring import (
     used_images,
     with_null,
 )
-from tasks.similarities import write_similarities
 from tasks.summaries import TOP_IMAGES_RECORDED
 
 #: Neurons whose top images are merged at a time.
@@ -62,14 +62,17 @@ def _find_top_images(plan: LabelPlan, layer: str) -> None:
     neurons = neurons_table(
         recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_RECORDED), num_images
     )
-    write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top))
-    write_parquet(plan.folder(layer), NEURONS, neurons)
-    facts = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}
+    files = [
+        write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top)),
+        write_parquet(plan.folder(layer), NEURONS, neurons),
+    ]
+    facts: dict[str, Any] = {"num_neurons": num_neurons, "num_dead": int(neurons["is_dead"].sum())}
+    facts["digests"] = plan.digests
     if plan.spec.similarity in WITH_PRIOR:
         used = used_rows(with_null(plan, null_of(plan, layer, neurons), top.first(k)))
-        write_bundle(plan.folder(layer), USED, {"rows": used.numpy()})
+        files.append(write_bundle(plan.folder(layer), USED, {"rows": used.numpy()}))
         facts["num_images_used"] = len(used)
-    plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started})
+    plan.done(layer).mark(FOUND, facts | {"seconds": time.perf_counter() - started}, files)
 
 
 @task(task_run_name="softmax over concepts of {layer}: {part}", cache_policy=NO_CACHE)
@@ -108,7 +111,7 @@ def _score_block(plan: LabelPlan, layer: str, block: Block) -> None:
         keep=spec.keep_similarities,
     )
     if labelled.similarities is not None:
-        write_similarities(plan, layer, block, labelled.similarities)
+        similarities.write(plan, layer, block, labelled.similarities)
     found = labelled.labels
     arrays: Arrays = {"concept_rows": found.concept_rows, "similarity": found.similarity}
     if found.log_likelihood is not None and found.log_prior is not None:
@@ -136,8 +139,8 @@ def _join_labels(plan: LabelPlan, layer: str) -> None:
     quantile = null_quantile(torch.from_numpy(labels.similarity), labelled.null_best.double()).numpy()
     concepts = concept_list(plan.spec).concepts
     table = label_table(layer, labels, quantile, neurons, concepts, plan.spec.ranks)
-    write_parquet(plan.folder(layer), LABELS, table)
-    found = plan.done(layer).facts(FOUND)
+    written = write_parquet(plan.folder(layer), LABELS, table)
+    found, marker = plan.done(layer).marker(FOUND)
     seconds = found["seconds"] + sum(float(one["seconds"]) for one in (*bundles.values(), *sums))
     facts = {
         "num_neurons": len(neurons),
@@ -148,7 +151,7 @@ def _join_labels(plan: LabelPlan, layer: str) -> None:
         "hyperparameters": plan.hyperparameters,
         "seconds": seconds + time.perf_counter() - started,
     }
-    plan.done(layer).mark(DONE, facts)
+    plan.done(layer).mark(DONE, facts, [written, marker, *similarities.finish(plan, layer)])
     forget()
     plan.remove_parts(layer)
 

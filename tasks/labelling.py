@@ -113,6 +113,24 @@ class LabelPlan:
         return self.activations.store
 
     @property
+    def digests(self) -> dict[str, str]:
+        """Of what the labels are made of, and of them."""
+        return {
+            "probe": self.probe.digest,
+            "embeddings": self.embeddings.digest,
+            "concepts": self.concepts.digest,
+            "activations": self.activations.digest,
+            "labels": self.digest,
+        }
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much the labels are made of."""
+        probe = self.probe
+        shards, rejects = probe.num_shards, probe.num_rejects
+        return {"images": probe.num_images, "rejects": rejects, "shards": shards, "concepts": self.num_concepts}
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         """Those of the similarity function, all of them."""
         return hyperparameters(self.spec, self.probe.num_images)

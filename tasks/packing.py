@@ -15,9 +15,17 @@ import pandas as pd
 
 from storage.completion import Completion
 from storage.errors import SourceError, UnreadableError
-from storage.files import Folder, is_local, split
+from storage.files import Folder, Written, is_local, split
 from storage.leases import Leases
-from storage.shards import INDEX_COLUMNS, REJECT_COLUMNS, ShardMember, TarPass, WrittenShard, write_shard
+from storage.shards import (
+    INDEX_COLUMNS,
+    REJECT_COLUMNS,
+    ShardMember,
+    TarPass,
+    WrittenShard,
+    is_in_place,
+    write_shard,
+)
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
 from tasks.images import UndecodableError, as_jpeg, decodable_size, decode, file_format, reduced
@@ -95,10 +103,14 @@ def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> None:
     numbers = ["num_bytes", "offset", "width", "height"]
     table[numbers] = table[numbers].astype("int64")  # also where a shard has no image
     folder = packing.parts.folder
-    write_parquet(folder, f"{name}.parquet", table)
-    write_parquet(folder, f"{name}.rejects.parquet", pd.DataFrame(entries.rejects, columns=REJECT_COLUMNS))
+    files = [
+        write_parquet(folder, f"{name}.parquet", table),
+        write_parquet(folder, f"{name}.rejects.parquet", pd.DataFrame(entries.rejects, columns=REJECT_COLUMNS)),
+    ]
+    if not is_in_place(shard.name):
+        files.append(Written(packing.folder.path(shard.name), shard.num_bytes, shard.sha256))
     facts = dict(zip(FACTS, attrgetter(*FACTS)(shard), strict=True))
-    packing.parts.mark(name, {"shard": shard.name, **facts, "seconds": time.perf_counter() - started})
+    packing.parts.mark(name, {"shard": shard.name, **facts, "seconds": time.perf_counter() - started}, files)
 
 
 def _copied(packing: Packing, name: str, images: Sequence[SourceImage], entries: Entries) -> WrittenShard:

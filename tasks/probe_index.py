@@ -8,21 +8,24 @@ from typing import Any
 
 import pandas as pd
 
+from storage.completion import Completion
 from storage.errors import SourceError
 from storage.files import Folder
 from storage.identity import digest_of
+from storage.json_text import as_json
 from storage.shards import INDEX_COLUMNS, MANIFEST
 from storage.sources.joined import path_prefix
 from storage.tables import read_parquet, write_parquet, write_parts
 from tasks.packing import Packing
 
-INDEX, REJECTS, WIDS = "index.parquet", "rejects.parquet", "wids.json"
+INDEX, REJECTS, LISTING, WIDS = "index.parquet", "rejects.parquet", "listing.parquet", "wids.json"
 
 
 def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int | None]) -> None:
     """Joins the tables of the parts, in their order; the manifest last. Raises `SourceError` without any image."""
     folder, parts = packing.folder, packing.parts
-    shards = [parts.facts(name) for name in names]
+    marked = [parts.marker(name) for name in names]
+    shards, files = [facts for facts, _ in marked], [marker for _, marker in marked]
     num_images = sum(shard["num_images"] for shard in shards)
     rejects = pd.concat([read_parquet(parts.folder, f"{name}.rejects.parquet") for name in names], ignore_index=True)
     if not num_images:
@@ -33,13 +36,13 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
     digest = _Digest()
     with folder.writing(INDEX) as file:
         write_parts(file, map(digest.add, _numbered(parts.folder, names)))
-    write_parquet(folder, REJECTS, rejects)
-    for name, table in _tables(packing).items():
-        write_parquet(folder, name, table)
+    files += [folder.written(name) for name in (INDEX, LISTING)]
+    files.append(write_parquet(folder, REJECTS, rejects))
+    files += [write_parquet(folder, name, table) for name, table in _tables(packing).items()]
     seconds = sum(shard.pop("seconds") for shard in shards)
-    folder.write_json(WIDS, _wids(shards))
-    folder.write_json(
-        MANIFEST,
+    files.append(folder.write(WIDS, as_json(_wids(shards))))
+    Completion(folder).mark(
+        MANIFEST.removesuffix(".json"),
         {
             "digest": digest.finish(),
             "num_images": num_images,
@@ -50,6 +53,7 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
             "resize": packing.resize,
             "shards": shards,
         },
+        files,
     )
 
 

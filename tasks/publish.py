@@ -18,11 +18,12 @@ import yaml
 from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
-from storage.completion import Completion
+from storage.completion import Completion, harm, vouched
 from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.leases import Leases
+from storage.runs import RUN as RUN
 from storage.shards import MANIFEST
 from storage.tables import read_parquet, write_csv, write_parquet
 from tasks.concepts import concept_list
@@ -38,7 +39,7 @@ from tasks.spec import DissectSpec
 
 #: Raised by one when the same labels would be published otherwise than before.
 VERSION = 3
-RUN, SPEC = "run.json", "spec.yaml"
+SPEC = "spec.yaml"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
 #: Characters of an asset's key.
@@ -132,8 +133,7 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     write_report(plan.out, run, labels, top_images, rejects)
     run["passes"] = [one.as_row() for one in passes]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
-    run["files"] = {name: plan.out.sha256(name) for name in FILES}
-    plan.out.write_json(RUN, run)
+    Completion(plan.out).mark(RUN.removesuffix(".json"), run, [plan.out.written(name) for name in FILES])
 
 
 def interpretable(labels: pd.DataFrame, tau: Tau) -> pd.Series:
@@ -169,7 +169,7 @@ def republish_report(out: str) -> str:
         run = read_run(folder)
         tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
         write_report(folder, run, *tables)
-        run["files"][REPORT] = folder.sha256(REPORT)
+        run["files"] |= vouched(folder, [folder.written(REPORT)])
         folder.write_json(RUN, run)
     return folder.path(REPORT)
 
@@ -183,20 +183,9 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
         "probe": of.probe.folder.url,
-        "digests": {
-            "probe": of.probe.digest,
-            "embeddings": of.embeddings.digest,
-            "concepts": of.concepts.digest,
-            "activations": of.activations.digest,
-            "labels": of.digest,
-        },
+        "digests": of.digests,
         "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},
-        "counts": {
-            "images": of.probe.num_images,
-            "rejects": of.probe.num_rejects,
-            "shards": of.probe.num_shards,
-            "concepts": of.num_concepts,
-        },
+        "counts": of.counts,
         "layers": {
             layer: {
                 "neurons": done[layer]["num_neurons"],
@@ -299,6 +288,4 @@ def _is_intact(out: Folder, digest: str) -> bool:
         run = out.read_json(RUN)
     except ValueError:
         return False  # torn
-    return bool(run.get("digest") == digest) and all(
-        out.exists(name) and out.sha256(name) == sha256 for name, sha256 in run["files"].items()
-    )
+    return bool(run.get("digest") == digest) and not any(harm(out, name, was) for name, was in run["files"].items())

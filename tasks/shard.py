@@ -28,7 +28,7 @@ from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
 from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
 from tasks.packing import Packing, pack
-from tasks.probe_index import INDEX, REJECTS, write_index
+from tasks.probe_index import INDEX, LISTING, REJECTS, write_index
 from tasks.running import Waiting
 from tasks.spec import ShardSpec
 from tasks.torchvision_sets import ALL_KINDS
@@ -36,7 +36,6 @@ from tasks.torchvision_sets import ALL_KINDS
 #: Raised by one when the same files would give other shards than before. 2: sources, encodings, tars in place.
 VERSION = 2
 LISTING_COLUMNS = [field.name for field in fields(SourceImage)]
-LISTING = "listing.parquet"
 #: Files of the listing that a task reads at a time, of parts that begin in one such range.
 FILES_READ = 1 << 17
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import pandas as pd
+import zarr
 from torch import Tensor
 
 from storage import arrays
+from storage.files import Written
 from storage.tables import write_parquet
 from tasks import labelling
 from tasks.concepts import concept_list
 from tasks.labelling import Block, LabelPlan
 
 
-def write_similarities(plan: LabelPlan, layer: str, block: Block, similarities: Tensor) -> None:
+def write(plan: LabelPlan, layer: str, block: Block, similarities: Tensor) -> None:
     """Writes those of a block `[n, c]` into the layer's array, which is made if it is not there."""
-    group = arrays.open_group(plan.store.similarities(plan.digest), {"labels": plan.digest})
-    if not plan.store.kept.exists(f"{plan.digest}.parquet"):
-        # The columns of the arrays, in order.
-        write_parquet(
-            plan.store.kept, f"{plan.digest}.parquet", pd.DataFrame({"concept": concept_list(plan.spec).concepts})
-        )
+    group = _group(plan)
     arrays.create_blocks(
         group,
         layer,
@@ -30,3 +27,17 @@ def write_similarities(plan: LabelPlan, layer: str, block: Block, similarities: 
         {"layer": layer, "similarity": plan.spec.similarity, "variant": plan.spec.variant},
     )
     arrays.write_region(group, layer, (block.neurons, block.concepts), similarities.numpy())
+
+
+def finish(plan: LabelPlan, layer: str) -> list[Written]:
+    """Names the concepts when all blocks of a layer are written; gives all files, none where they are not kept."""
+    if not plan.spec.keep_similarities:
+        return []
+    group = _group(plan)
+    table = pd.DataFrame({"concept": concept_list(plan.spec).concepts})  # the columns of the arrays, in order
+    concepts = write_parquet(plan.store.kept, f"{plan.digest}.parquet", table)
+    return [concepts, *arrays.metadata(group, layer), *arrays.shards(group, layer)]
+
+
+def _group(plan: LabelPlan) -> zarr.Group:
+    return arrays.open_group(plan.store.similarities(plan.digest), {"labels": plan.digest})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from storage import arrays
 from storage.completion import Rows, groups, rows_per_group, steps
+from storage.files import Written
 from storage.layout import safe
 from tasks.dissection.streaming import Statistics, TopImages
 from tasks.parameters import TOP_IMAGES_RECORDED as TOP_IMAGES_RECORDED
@@ -63,8 +64,8 @@ class Kept:
         self.statistics = self.statistics.merge(of) if self.statistics else of
 
 
-def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, kept: Kept) -> None:
-    """Writes what is kept of one shard group."""
+def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, kept: Kept) -> list[Written]:
+    """Writes what is kept of one shard group; gives the files."""
     number = rows.start // rows_per_group(num_images)
     at = Rows(number, number + 1)
     top, of = kept.top, kept.statistics
@@ -74,9 +75,11 @@ def write(group: zarr.Group, layer: str, num_images: int, rows: Rows, kept: Kept
     values = torch.cat([top.values, torch.full(absent, torch.nan)])  # [K, N]
     top_rows = torch.cat([top.rows, torch.full(absent, -1)])
     statistics = torch.stack([getattr(of, field).double() for field in FIELDS])  # [4, N]
-    arrays.write_rows(group, _name(layer, TOP_VALUES), at, values[None].numpy())
-    arrays.write_rows(group, _name(layer, TOP_ROWS), at, top_rows[None].int().numpy())
-    arrays.write_rows(group, _name(layer, STATISTICS), at, statistics[None].numpy())
+    blocks = {TOP_VALUES: values, TOP_ROWS: top_rows.int(), STATISTICS: statistics}
+    files = arrays.metadata(group, *(_name(layer, name) for name in blocks))
+    for name, block in blocks.items():
+        files += arrays.write_rows(group, _name(layer, name), at, block[None].numpy())
+    return files
 
 
 def read_top_images(group: zarr.Group, layer: str, num_images: int, neurons: slice) -> Iterator[list[TopImages]]:

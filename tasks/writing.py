@@ -15,6 +15,7 @@ from torch import Tensor
 
 from storage import arrays
 from storage.completion import Completion, Rows, rows_per_shard, steps
+from storage.files import Written
 from tasks import summaries
 from tasks.dissection.errors import LayerError
 from tasks.feed import Clock
@@ -115,6 +116,8 @@ class _Array:
         self._shard, self._filled = Rows(rows.start, rows.start), 0
         self._block = torch.empty(0, columns)
         self._seconds = 0.0
+        #: What the marker vouches for.
+        self.files: list[Written] = []
 
     def add(self, block: Tensor) -> Iterator[Callable[[], None]]:
         """Takes in the next rows `[b, columns]`; gives what there is to write."""
@@ -133,7 +136,7 @@ class _Array:
         """Marks the shard group; `seconds` is what its time went into before it was written."""
         self._timed(self.complete)
         facts = {"num_images": len(self.rows), "seconds": {**seconds, "writing": self._seconds}}
-        self.markers().mark(self.rows.name, facts | self.facts())
+        self.markers().mark(self.rows.name, facts | self.facts(), self.files)
 
     def _timed(self, write: Callable[[], None]) -> None:
         started = time.perf_counter()
@@ -170,7 +173,10 @@ class _Embeddings(_Array):
                 "Check its weights and preprocessing, or use --precision fp32."
             )
         group = self._ref.group()
-        arrays.write_rows(group, EMBEDDINGS, rows, block.numpy())
+        self.files += arrays.write_rows(group, EMBEDDINGS, rows, block.numpy())
+
+    def complete(self) -> None:
+        self.files += arrays.metadata(self._ref.group(), EMBEDDINGS)
 
     def markers(self) -> Completion:
         return self._ref.done()
@@ -189,7 +195,7 @@ class _Activations(_Array):
             block = self._halved(block)
         self._kept.add(block.float(), rows.start)
         if self._ref.kept != "top":
-            arrays.write_rows(self._ref.group(), self._layer, rows, block.numpy())
+            self.files += arrays.write_rows(self._ref.group(), self._layer, rows, block.numpy())
 
     def _ignore_non_finite(self, rows: Rows, block: Tensor) -> None:
         """Puts -inf for what is not finite: NaN would say that a row was lost.
@@ -216,7 +222,10 @@ class _Activations(_Array):
         return block.half()
 
     def complete(self) -> None:
-        summaries.write(self._ref.summaries(), self._layer, self.probe.num_images, self.rows, self._kept)
+        of = self._ref
+        self.files += summaries.write(of.summaries(), self._layer, self.probe.num_images, self.rows, self._kept)
+        if of.kept != "top":
+            self.files += arrays.metadata(of.group(), self._layer)
 
     def markers(self) -> Completion:
         return self._ref.done(self._layer)

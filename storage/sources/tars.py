@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from braceexpand import braceexpand
 
+from storage.completion import Completion
 from storage.errors import RemoteError, SourceError
 from storage.files import Folder, split
 from storage.identity import digest_of
@@ -98,10 +99,11 @@ class Tars(Source):
     def _listed(self, root: Folder, tar: str) -> tuple[str, pd.DataFrame]:
         """Version and members of a tar, from the list that is kept or made now."""
         url, version = root.path(tar), root.version(tar)
-        name = f"{digest_of({'list': VERSION, 'tar': url, 'version': version})}.parquet"
-        if not self.lists.exists(name):
-            write_parquet(self.lists, name, list_members(url))
-        return version, read_parquet(self.lists, name, alone=True)
+        name = digest_of({"list": VERSION, "tar": url, "version": version})
+        if not (self.lists.exists(f"{name}.json") and self.lists.exists(f"{name}.parquet")):
+            written = write_parquet(self.lists, f"{name}.parquet", list_members(url))
+            Completion(self.lists).mark(name, {"tar": url, "version": version}, [written])
+        return version, read_parquet(self.lists, f"{name}.parquet", alone=True)
 
 
 def list_members(url: str) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from storage.completion import Rows
+from storage.completion import Completion, Rows
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.layout import Store
@@ -45,7 +45,8 @@ def list_tars(folder: Path, store: Store, number: int) -> None:
         keys = [f"{part * PER_TAR + i:09d}" for i in range(PER_TAR)]
         members = pd.DataFrame({"name": [f"{key}.jpg" for key in keys], "key": keys, "label": "a class of images"})
         members["offset"], members["num_bytes"] = range(0, 2_048 * PER_TAR, 2_048), 1_500
-        write_parquet(store.tar_lists(), f"{name}.parquet", members)
+        written = write_parquet(store.tar_lists(), f"{name}.parquet", members)
+        Completion(store.tar_lists()).mark(name, {"tar": str(tar)}, [written])
 
 
 def pack_all(plan: ShardPlan) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.layout import Store
+from storage.runs import record, recorded
 from tasks.spec import DissectSpec
 from tests.conftest import draw_images, write_embeddings
 
@@ -74,6 +77,10 @@ def finished(base: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     own = {name: str(tmp_path / name) for name in ("store", "out")}
     for name, folder in own.items():
         shutil.copytree(base[name], folder)
+    store = Store.existing(own["store"])
+    [one] = recorded(store)
+    record(store, replace(one, out=own["out"], spec=one.spec | own))
+    store.runs().folder.remove_file(f"{one.name}.json")
     return base | own
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from storage.completion import Completion
 from storage.errors import SourceError
 from storage.files import Folder
 from storage.shards import TarPass
@@ -161,7 +162,7 @@ def test_only_as_many_tars_are_listed_as_images_are_asked_for(disk: Folder) -> N
         disk.write(f"{number:02d}.tar", tar(("a.jpg", b"a")))
     images = Tars(disk.path("*.tar"), disk / "lists").images()
     assert next(images).path == "00.tar/a.jpg"
-    assert len((disk / "lists").names()) == 16
+    assert len(Completion(disk / "lists").done()) == 16
 
 
 def test_a_tar_that_changes_between_listing_and_reading_is_named(disk: Folder) -> None:
