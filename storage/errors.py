@@ -46,6 +46,10 @@ class IncompleteError(StorageError, LookupError):
     """Something to be read that an earlier stage has not finished."""
 
 
+class BusyError(StorageError, RuntimeError):
+    """A store in which a run is at work."""
+
+
 class EmbeddingsError(StorageError, ValueError):
     """Precomputed embeddings that do not fit the images or concepts."""
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import open_clip
@@ -31,6 +31,11 @@ from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 from tests.conftest import draw_images, single_threaded, write_embeddings
 
+if TYPE_CHECKING:
+    from tests.test_tasks.stores import Filled
+
+#: Rows of the shard groups of `filled`.
+SMALL_GROUP = 32
 #: A CLIP model of two small transformers.
 TINY_CLIP = {
     "embed_dim": 8,
@@ -219,3 +224,30 @@ def make_clip(folder: Path, seed: int = 0, **vision: Any) -> TinyClip:
     model = open_clip.create_model(config.stem)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, checkpoint)
     return TinyClip(config, checkpoint)
+
+
+@pytest.fixture(scope="package")
+def filled_once(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> Filled:
+    """A store with every kind of file, that no test changes, or only until it ends."""
+    from tests.test_tasks.stores import fill
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.completion.ROWS_UNIT", SMALL_GROUP)
+        filled = fill(tmp_path_factory.mktemp("filled"))
+    shutil.copytree(filled.folder, filled.folder.parent / "backup")
+    return filled
+
+
+@pytest.fixture
+def filled(filled_once: Filled) -> Iterator[Filled]:
+    """Where it was made, for runs know where they are published; afterwards as it was."""
+    yield filled_once
+    for folder in (filled_once.store, filled_once.out):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(filled_once.folder.parent / "backup" / folder.name, folder)
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny probe set has two shard groups, as in `filled`."""
+    monkeypatch.setattr("storage.completion.ROWS_UNIT", SMALL_GROUP)
