@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +10,15 @@ from uuid import UUID
 
 import click
 
+from flows.engine.console import console
 from flows.engine.failure import fail, told_in_words
 from flows.engine.options import SpecCommand, build_spec, spec_options
+from flows.engine.store_commands import gc, runs, verify
 from tasks.parameters import EngineSpec
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 #: First labels printed per layer at the end of a run.
 SHOWN = 8
-#: Columns of tables where the output is no terminal.
-WIDTH_IN_PIPES = 140
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -118,7 +117,7 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
         loaded = load_target(target, checkpoint)
         traced = trace(loaded.model, image_shape(loaded.preprocess))
         names = traced if match == "**" else resolve(loaded.model, match.split(","))
-        _console().print(layers_table([traced[name] for name in names]))
+        console().print(layers_table([traced[name] for name in names]))
 
 
 @cli.command()
@@ -143,7 +142,7 @@ def show(
         from tasks.show import Filter, labels_tables
 
         for table in labels_tables(out, Filter(layer, concept, neuron, sort, limit)):
-            _console().print(table)
+            console().print(table)
 
 
 @cli.command()
@@ -245,6 +244,10 @@ def cancel(context: click.Context, run_id: UUID) -> None:
             fail(f"The run ended as {at.state} before it could be cancelled.", 1)
 
 
+for _command in (verify, gc, runs):
+    cli.add_command(_command)
+
+
 def _watch(context: click.Context, run: UUID) -> None:
     """Follows a run to its end; Ctrl-C leaves it running."""
     with told_in_words(context):
@@ -270,7 +273,7 @@ def _print_status(at: Any) -> None:
     for stage, percent in at.progress.items():
         click.echo(f"  {stage:<17} {percent:3.0f} %")
     if at.published:
-        _console().print(Markdown(at.published))
+        console().print(Markdown(at.published))
 
 
 @contextmanager
@@ -284,7 +287,7 @@ def _engine() -> Iterator[None]:
             from flows.engine.progress import observed_by
             from flows.engine.terminal import TerminalProgress
 
-            with observed_by(TerminalProgress(_console())):
+            with observed_by(TerminalProgress(console())):
                 yield
 
 
@@ -301,15 +304,7 @@ def _print_run(published: Any) -> None:
     from tasks.show import run_lines
 
     for line in run_lines(read_run(published), published, SHOWN):
-        _console().print(line)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # Into a pipe or file, tables keep their width: there is no window to fit.
-    width = None if sys.stdout.isatty() else WIDTH_IN_PIPES
-    return Console(highlight=False, soft_wrap=True, width=width)
+        console().print(line)
 
 
 def main() -> None:

@@ -69,6 +69,6 @@ def test_every_option_that_the_readme_names_exists() -> None:
     from tasks.spec import DissectSpec
 
     known = {f"--{name.replace('_', '-')}" for name in DissectSpec.model_fields}
-    known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit"}
+    known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit", "--repair", "--remove"}
     mine = [line for line in README.splitlines() if "prefect " not in line]
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(mine))) <= known
