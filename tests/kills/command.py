@@ -73,7 +73,8 @@ class Command:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             if point:
                 time.sleep(point.seconds)
-                os.killpg(process.pid, signal.SIGKILL)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
             said.seek(0)
             if status == -signal.SIGKILL:
