@@ -48,6 +48,8 @@ class Tau:
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
+#: Libraries whose networks a target names, as `torchvision:resnet50`.
+LIBRARIES = ("torchvision", "timm", "open_clip")
 #: Top images of a neuron that are kept of every shard group, so that any 100 of all images are among them.
 TOP_IMAGES_RECORDED = 100
 
@@ -56,6 +58,11 @@ def _needed_first(schema: dict[str, Any]) -> None:
     """What has to be given stands first in the form of the Prefect UI, which has fifty fields."""
     properties, needed = schema["properties"], schema.get("required", ())
     schema["properties"] = {name: properties[name] for name in [*needed, *properties]}
+
+
+def names_function(target: str) -> bool:
+    """Whether a target is `module:function`, code of somebody's own, rather than a network of a library."""
+    return ":" in target and target.partition(":")[0] not in LIBRARIES
 
 
 class Group(BaseModel):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
+import shlex
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -12,11 +14,19 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.parameters import Group
+from tasks.parameters import Group, names_function
 from tasks.spec import DissectSpec
 
 #: Parameters of a whole run.
 EVERYTHING = DissectSpec.model_fields
+#: Parameters that make code run, and what it is. Specs are published and passed on: a file alone must not choose it.
+RUN_CODE: dict[str, tuple[Callable[[str], bool], str]] = {
+    "target": (names_function, "a Python function, which would be imported and called"),
+    "dask_address": (bool, "a Dask scheduler, which tells its clients what to unpickle"),
+}
+#: How a wrong value is shown: with aliases, a few lines of YAML are a list of lists without end.
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring = 2, 200
 SpecT = TypeVar("SpecT", bound=Group)
 
 
@@ -68,7 +78,9 @@ def build_spec(spec: type[SpecT], spec_file: Path | None, options: dict[str, Any
     values = _read(spec_file) if spec_file else {}
     # The file of a whole run serves its stages too; what no run knows is refused below.
     values = {name: value for name, value in values.items() if name in spec.model_fields or name not in EVERYTHING}
-    values |= {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    _refuse_code(spec_file, values, given)
+    values |= given
     try:
         return spec(**values)
     except ValidationError as error:
@@ -78,11 +90,27 @@ def build_spec(spec: type[SpecT], spec_file: Path | None, options: dict[str, Any
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:  # ValueError: 2001-99-99
         raise SpecError(f"{file} is no YAML: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise SpecError(f"{file} holds {type(values).__name__}, not parameters by name.")
     return values
+
+
+def _refuse_code(spec_file: Path | None, of_file: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises `SpecError` where a file would make code run that is not asked for on the command line too."""
+    typed = [
+        (name, value, what)
+        for name, (runs, what) in RUN_CODE.items()
+        if name not in given and isinstance(value := of_file.get(name), str) and runs(value)
+    ]
+    if typed:
+        named = "; ".join(f"the {name} {value!r} is {what}" for name, value, what in typed)
+        options = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value, _ in typed)
+        raise SpecError(
+            f"{spec_file} would make code run: {named}. A file alone does not decide that. Where you trust it, add "
+            f"to the command: {options}"
+        )
 
 
 def _option(name: str, field: FieldInfo, section: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -150,4 +178,4 @@ def _problem(problem: Any) -> str:
         return f"{flag} is needed."
     if problem["type"] == "extra_forbidden":
         return f"There is no parameter {problem['loc'][0]!r}."
-    return f"{flag} {problem['input']!r}: {message}."
+    return f"{flag} {SHORT.repr(problem['input'])}: {message}."

@@ -122,7 +122,7 @@ def test_report_is_made_anew_from_the_tables(finished: dict[str, Any]) -> None:
 
 
 def test_a_spec_file_and_options_that_win(finished: dict[str, Any], tmp_path: Path) -> None:
-    own = options(finished, "store", "out")
+    own = options(finished, "store", "out", "target")
     text = invoke("run", "--spec", f"{finished['out']}/spec.yaml", *own, "--ranks", "2")
     assert "nothing to do: 48 images" in text and "8 neurons" in text
     (tmp_path / "bad.yaml").write_text("probe: x\nlayer: y\n")

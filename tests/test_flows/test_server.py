@@ -153,6 +153,7 @@ def test_a_run_contacts_nothing_but_this_machine(base: dict[str, Any], prefect_h
     program = "from flows.__main__ import main; main()"
     spec = Path(base["out"]) / "spec.yaml"
     arguments = ["run", "--spec", spec, "--store", tmp_path / "store", "--out", tmp_path / "out"]
+    arguments += ["--target", base["target"]]
     subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=REPO, env=environment, check=True)
     assert set(heard.read_text().split()) <= {"127.0.0.1", "localhost", "::1", "None"}
     assert heard.read_text()
