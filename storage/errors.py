@@ -7,6 +7,10 @@ class StorageError(Exception):
     """Root of the errors of storage."""
 
 
+class UrlError(StorageError, ValueError):
+    """A URL of a file system that is not opened here."""
+
+
 class SourceError(StorageError, LookupError):
     """A probe source that is not there, or holds no usable image."""
 

@@ -20,6 +20,7 @@ from tenacity.stop import stop_after_attempt, stop_after_delay, stop_all
 from tenacity.wait import wait_exponential, wait_random
 
 from storage.errors import RemoteError, ShortError
+from storage.urls import check_url
 
 #: Seconds since the first try after which there is no other: a server that restarts is waited for, an outage is told.
 PATIENCE = 120.0
@@ -61,8 +62,9 @@ _log = logging.getLogger(__name__)
 def file_system(url: str, *, asynchronous: bool = False) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL or local path, and the path in it.
 
-    Raises `RemoteError` where the package for it is missing.
+    Raises `RemoteError` where the package for it is missing, `UrlError` where it is none that is opened.
     """
+    check_url(url)
     # A cached listing would hide what another process has written since, and show what it has removed.
     options = {"use_listings_cache": False, **({"asynchronous": True} if asynchronous else {})}
     try:

@@ -14,7 +14,7 @@ class Web:
     """A running server, the files that it has, and what it was asked for.
 
     `/NAME` is a file. `/503/2/NAME` is one that fails with 503 twice and then is there; instead of 503, `hang` says
-    nothing, and `cut` ends before it should.
+    nothing, `cut` ends before it should, and 302 sends to the URL that the file's content is.
     """
 
     url: str = ""
@@ -40,6 +40,8 @@ def serving() -> Iterator[Web]:
                 return
             content = web.files.get(name, b"")
             self.send_response(200 if how == "cut" else int(how))
+            if how == "302":
+                self.send_header("Location", content.decode())
             self.send_header("Content-Length", str(len(content) + 10 * (how == "cut")))
             self.end_headers()
             self.wfile.write(content)

@@ -74,6 +74,6 @@ def size_and_version(url: str) -> tuple[int, str]:
         return 0, ""
     try:
         info = local_info(Path(url).stat())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in it
         return 0, ""  # refused with the reason when it is read
     return int(info["size"]), version_of(info)

@@ -132,7 +132,7 @@ def test_nobody_at_a_url_is_a_reason(web: Web) -> None:
         ("memory://nowhere/a.png", "cannot be read: No such file"),
         ("http://[::1/a.png", "cannot be fetched: Invalid IPv6"),
         ("http://127.0.0.1:port/a.png", "cannot be fetched: nonnumeric port"),
-        ("gopher-of-old://host/a.png", "cannot be fetched: Protocol not known"),
+        ("gopher-of-old://host/a.png", "is not opened"),
     ],
 )
 def test_what_cannot_pass_is_tried_once(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
