@@ -16,8 +16,10 @@ from typing import IO, cast
 
 import pandas as pd
 
-from storage.errors import RemoteError, ShardError, SourceError
+from storage.errors import RemoteError, ShardError, SourceError, UnreadableError
 from storage.files import Folder, split
+from storage.members import DAMAGE, MAX_READ, Bounded, image_member
+from storage.sources.reading import MAX_BYTES
 
 #: Name of the file beside the index that says which shards there are; written last.
 MANIFEST = "manifest.json"
@@ -117,10 +119,15 @@ class TarPass:
     def member(self, offset: int) -> bytes:
         """The member whose header starts at `offset`, which is after all that were asked for.
 
-        Raises `SourceError` where none starts there: the tar has changed since it was listed.
+        Raises `SourceError` where none starts there: the tar has changed since it was listed. Raises
+        `UnreadableError` for one that is to be refused.
         """
-        for found, content in self._members:
-            if found == offset and content:
+        for info, content in self._members:
+            if info.offset == offset and info.isreg():
+                if content is None:
+                    raise UnreadableError("is stored as a sparse file, as no image is")
+                if info.size > MAX_BYTES:
+                    raise UnreadableError(f"has {info.size:,} bytes, more than {MAX_BYTES:,}")
                 try:
                     return content.read()
                 except tarfile.TarError as error:
@@ -137,14 +144,14 @@ class TarPass:
         sha256 = file.sha256.hexdigest()
         return WrittenShard(self.url, len(offsets), num_samples, file.num_bytes, sha256, tuple(offsets))
 
-    def _walk(self) -> Iterator[tuple[int, IO[bytes] | None]]:
-        """Offset and content of each member, which is to be read before the next."""
+    def _walk(self) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+        """Each member with its content, which is to be read before the next."""
         try:
             with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r|", bufsize=READ_BYTES) as tar:
                 for info in tar:
                     self._samples.add(sample_key(info.name)[0] if info.isreg() else "")
-                    yield info.offset, tar.extractfile(info)
-        except (tarfile.TarError, EOFError, ValueError) as error:
+                    yield info, image_member(tar, info)
+        except DAMAGE as error:
             raise self._changed(str(error)) from error
 
     def _changed(self, what: str) -> SourceError:
@@ -172,9 +179,9 @@ def _read_shard(folder: Folder, shard: str, rows: pd.DataFrame) -> Iterator[tupl
         for expected in rows.itertuples():
             try:
                 file.seek(cast(int, expected.offset))
-                with tarfile.open(fileobj=file, mode="r:") as tar:
+                with tarfile.open(fileobj=_headers(file, cast(int, expected.num_bytes)), mode="r:") as tar:
                     info = tar.next()
-                    content = tar.extractfile(info) if info else None
+                    content = image_member(tar, info) if info and info.size == expected.num_bytes else None
                     data = content.read() if content else b""
             except RemoteError:
                 raise
@@ -184,6 +191,11 @@ def _read_shard(folder: Folder, shard: str, rows: pd.DataFrame) -> Iterator[tupl
             if hashlib.sha256(data).hexdigest() != expected.sha256:
                 raise _torn(folder, shard, f"the bytes of image {expected.key!r} are not those of the index")
             yield cast(int, expected.row), data
+
+
+def _headers(file: IO[bytes], num_bytes: int) -> IO[bytes]:
+    """A shard as tarfile reads it, where a member of so many bytes is wanted."""
+    return cast(IO[bytes], Bounded(file, max(MAX_READ, num_bytes)))
 
 
 def is_in_place(shard: str) -> bool:

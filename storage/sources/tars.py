@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 import pandas as pd
 from braceexpand import braceexpand
@@ -17,14 +17,15 @@ from storage.completion import Completion
 from storage.errors import RemoteError, SourceError
 from storage.files import Folder, split
 from storage.identity import digest_of
+from storage.members import DAMAGE, MAX_READ, Bounded, image_member
 from storage.shards import sample_key
 from storage.sources.source import IMAGE_ENDINGS, Source, SourceImage
 from storage.tables import read_parquet, write_parquet
 
 #: Tars whose members are listed at a time: of an object store, each takes many requests.
 LISTED_AT_A_TIME = 16
-#: Fields of a sample's `.json` that may hold its label, and the bytes beyond which one is no such file.
-LABEL_FIELDS, MAX_JSON_BYTES = ("label", "cls", "class"), 1 << 20
+#: Fields of a sample's `.json` that may hold its label.
+LABEL_FIELDS = ("label", "cls", "class")
 #: Raised by one when the same tar would give another list.
 VERSION = 1
 
@@ -118,14 +119,16 @@ def list_members(url: str) -> pd.DataFrame:
     folder, name = split(url)
     with folder.open(name) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=cast(IO[bytes], Bounded(file)), mode="r:") as tar:
                 for info in tar:
+                    if rows and info.offset <= end:
+                        raise tarfile.ReadError("a member begins before the one it follows")
                     end = info.offset
-                    sample, ending = sample_key(info.name) if info.isreg() else ("", "")
+                    sample, ending = sample_key(_utf8(info.name)) if info.isreg() else ("", "")
                     is_image = ending.lower() in IMAGE_ENDINGS
-                    rows.append((info.name, sample if is_image else "", sample, info.offset, info.size))
-                    if ending == "cls" or (ending == "json" and info.size <= MAX_JSON_BYTES):
-                        content = tar.extractfile(info)
+                    rows.append((_utf8(info.name), sample if is_image else "", sample, info.offset, info.size))
+                    if ending in ("cls", "json") and info.size <= MAX_READ:
+                        content = image_member(tar, info)
                         label = _label(ending, content.read() if content else b"")
                         labels[sample] = label if ending == "cls" else labels.get(sample, label)
                 end = tar.offset
@@ -136,7 +139,7 @@ def list_members(url: str) -> pd.DataFrame:
                 raise tarfile.ReadError(what)
         except RemoteError:
             raise
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (*DAMAGE, OSError) as error:
             size = file.seek(0, 2)
             last = f", in or after member {rows[-1][0]!r}" if rows else ""
             raise SourceError(
@@ -154,7 +157,12 @@ def _label(ending: str, content: bytes) -> str:
         return text
     try:
         fields: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     found = [fields[name] for name in LABEL_FIELDS if name in fields] if isinstance(fields, dict) else []
-    return str(found[0]) if found and isinstance(found[0], str | int) else ""
+    return _utf8(str(found[0])) if found and isinstance(found[0], str | int) else ""
+
+
+def _utf8(text: str) -> str:
+    """A text that can be stored: bytes of a name that are not UTF-8, and halves of characters, as `\\udcfc`."""
+    return text.encode("utf-8", "backslashreplace").decode()
