@@ -197,7 +197,7 @@ def _runners(spec: EngineSpec) -> Iterator[Any]:
 
 
 def _print_run(published: Any) -> None:
-    from tasks.publish import read_run
+    from tasks.published import read_run
     from tasks.show import run_lines
 
     for line in run_lines(read_run(published), published, SHOWN):

@@ -8,9 +8,7 @@ from typing import Any
 import pandas as pd
 
 from storage.files import Folder
-from storage.tables import read_parquet
-from tasks.page import REPORT
-from tasks.publish import DESCRIPTIONS, LABELS, REJECTS, TOP_IMAGES, read_run
+from tasks.published import DESCRIPTIONS, LABELS, REJECTS, REPORT, TOP_IMAGES, read_run, read_table
 
 #: Layers and first labels that are shown; the report has all of them.
 LAYERS_SHOWN, LABELS_SHOWN = 20, 5
@@ -18,11 +16,10 @@ LAYERS_SHOWN, LABELS_SHOWN = 20, 5
 
 def announcement(out: Folder) -> str:
     """What a published run found, how long it took, and where its tables and its report are, as Markdown."""
-    return "\n".join(_lines(out, read_run(out), read_parquet(out, LABELS, alone=True, columns=COLUMNS)))
+    return "\n".join(_lines(out, read_run(out), read_table(out, LABELS)))
 
 
 BESIDE = (DESCRIPTIONS, TOP_IMAGES, REJECTS)
-COLUMNS = ["layer", "neuron", "rank", "concept"]
 
 
 def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[str]:

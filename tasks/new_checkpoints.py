@@ -14,8 +14,8 @@ from storage.layout import Store, safe
 from tasks import labelling, observation, publish
 from tasks.models.errors import CheckpointError, first_lines
 from tasks.models.targets import load_target
-from tasks.page import REPORT
 from tasks.precomputed import ImageEmbeddingsFile
+from tasks.published import REPORT, RUN
 from tasks.shard import plan_shards
 from tasks.spec import DissectSpec
 
@@ -72,7 +72,7 @@ def plan_checkpoints(spec: DissectSpec, checkpoints: str) -> list[Checkpoint]:
         folder, name = split(url)
         version = folder.version(name)
         digest = digest_of({"spec": own.model_dump(mode="json"), "file": version, "inputs": inputs})
-        is_done = digest in done and Folder.at(str(own.out)).exists(publish.RUN)
+        is_done = digest in done and Folder.at(str(own.out)).exists(RUN)
         planned.append(Checkpoint(url, own, markers, digest, version, is_done))
     return planned
 

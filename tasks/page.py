@@ -10,12 +10,12 @@ import pandas as pd
 from storage.files import Folder
 from storage.shards import read_images
 from tasks.images import decode
+from tasks.published import REPORT
 from tasks.report.page import render
 from tasks.report.rows import Label, Layer, Neuron, Report, TopImage
 from tasks.report.thumbnails import thumbnail
 from tasks.shard import probe_at
 
-REPORT = "report.html"
 #: Different images on one page; with more, each neuron shows fewer. About 3 KB each.
 MAX_THUMBNAILS = 4_000
 
@@ -36,7 +36,7 @@ def write_report(
 
 
 def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
-    ranks = int(top_images["rank"].max())
+    ranks = int(max(top_images["rank"], default=0))
     while ranks > 1 and top_images.loc[top_images["rank"] <= ranks, "row"].nunique() > MAX_THUMBNAILS:
         ranks -= 1
     return top_images[top_images["rank"] <= ranks]
@@ -64,8 +64,8 @@ def _layer(run: dict[str, Any], name: str, labels: pd.DataFrame, top_images: pd.
                 number,
                 is_dead,
                 () if is_dead else tuple(_label(row) for row in table.itertuples()),
-                images[index],
-                truth[number] if truth else None,
+                images.get(index, ()),
+                truth[number] if truth and 0 <= number < len(truth) else None,
             )
         )
     return Layer(name, tuple(neurons))

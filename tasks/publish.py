@@ -19,32 +19,39 @@ from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Completion, harm, vouched
-from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.leases import Leases
-from storage.runs import RUN as RUN
 from storage.shards import MANIFEST
-from storage.tables import read_parquet, write_csv, write_parquet
+from storage.tables import write_csv, write_parquet
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy
 from tasks.labelling import DONE, LabelPlan, notes
-from tasks.page import REPORT, write_report
+from tasks.page import write_report
 from tasks.parameters import Tau
 from tasks.passes import Pass
 from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
+from tasks.published import (
+    DESCRIPTIONS,
+    FILES,
+    LABELS,
+    LABELS_CSV,
+    REJECTS,
+    REPORT,
+    RUN,
+    SPEC,
+    TOP_IMAGES,
+    read_run,
+    read_table,
+)
 from tasks.running import Waiting
 from tasks.spec import DissectSpec
 
 #: Raised by one when the same labels would be published otherwise than before.
 VERSION = 3
-SPEC = "spec.yaml"
-LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
-TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
 #: Characters of an asset's key.
 LONGEST_ASSET = 512
-FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)
 PACKAGES = ("clip-dissect", "prefect", "torch", "torchvision", "open_clip_torch", "zarr", "webdataset", "numpy")
 
 
@@ -152,22 +159,13 @@ def descriptions(labels: pd.DataFrame) -> pd.DataFrame:
     return first[["layer", "neuron", "concept", "similarity"]].rename(columns=names)
 
 
-def read_run(out: Folder) -> dict[str, Any]:
-    """`run.json` of a published run. Raises `IncompleteError`."""
-    try:
-        run: dict[str, Any] = out.read_json(RUN)
-    except FileNotFoundError as error:
-        raise IncompleteError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
-    return run
-
-
 def republish_report(out: str) -> str:
     """Makes the report of a published run anew from its tables; returns its URL."""
     folder = Folder.at(out)
     read_run(folder)  # before a folder that holds no run is locked
     with Leases(folder).held(RUN, Waiting()):
         run = read_run(folder)
-        tables = [read_parquet(folder, name, alone=True) for name in (LABELS, TOP_IMAGES, REJECTS)]
+        tables = [read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)]
         write_report(folder, run, *tables)
         run["files"] |= vouched(folder, [folder.written(REPORT)])
         folder.write_json(RUN, run)
@@ -285,7 +283,9 @@ def _is_intact(out: Folder, digest: str) -> bool:
     if not out.exists(RUN):
         return False
     try:
-        run = out.read_json(RUN)
+        run = read_run(out)
     except ValueError:
         return False  # torn
-    return bool(run.get("digest") == digest) and not any(harm(out, name, was) for name, was in run["files"].items())
+    return bool(run["digest"] == digest and set(run["files"]) == set(FILES)) and not any(
+        harm(out, name, was) for name, was in run["files"].items()
+    )

@@ -12,10 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from storage.files import Folder
-from storage.tables import read_parquet
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.layers import TracedLayer
-from tasks.publish import LABELS, read_run
+from tasks.published import LABELS, read_run, read_table
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
     run = read_run(folder)
     if wanted.layer and wanted.layer not in run["layers"]:
         raise UnknownNameError.of("layer", wanted.layer, run["layers"], f"The run has {', '.join(run['layers'])}.")
-    labels = read_parquet(folder, LABELS, alone=True)
+    labels = read_table(folder, LABELS)
     for layer in [wanted.layer] if wanted.layer else run["layers"]:
         yield _labels_table(layer, labels[labels["layer"] == layer], wanted)
 
@@ -59,7 +58,7 @@ def layers_table(layers: Iterable[TracedLayer]) -> Table:
 
 def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]:
     """What a run prints at its end: first labels of each layer, accuracy, notes, where everything lies."""
-    labels = read_parquet(out, LABELS, alone=True)
+    labels = read_table(out, LABELS)
     first = labels[labels["rank"] == 1]
     for layer, facts in run["layers"].items():
         flaws = {"dead": facts["dead"], "nearly constant": facts["nearly_constant"]}

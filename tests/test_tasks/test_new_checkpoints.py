@@ -11,7 +11,7 @@ import pytest
 from storage.errors import SourceError
 from tasks.models.errors import CheckpointError
 from tasks.new_checkpoints import Checkpoint, mark_dissected, plan_checkpoints
-from tasks.publish import RUN
+from tasks.published import RUN
 from tasks.spec import DissectSpec
 from tests.conftest import draw_images
 

@@ -15,20 +15,8 @@ import yaml
 from tasks.announce import announcement
 from tasks.label_tables import DEAD
 from tasks.passes import Pass
-from tasks.publish import (
-    DESCRIPTIONS,
-    FILES,
-    LABELS,
-    REJECTS,
-    RUN,
-    SPEC,
-    TOP_IMAGES,
-    PublishPlan,
-    descriptions,
-    plan_publication,
-    publish,
-    read_run,
-)
+from tasks.publish import PublishPlan, descriptions, plan_publication, publish
+from tasks.published import DESCRIPTIONS, FILES, LABELS, REJECTS, RUN, SPEC, TOP_IMAGES, read_run
 from tasks.spec import DissectSpec
 from tests.test_tasks.conftest import Bench, labelled
 

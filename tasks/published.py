@@ -1,0 +1,126 @@
+"""What a run published, read back: its facts and tables, which may be somebody else's, or edited by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from pandas.api import types
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import DamagedError, IncompleteError
+from storage.files import Folder
+from storage.runs import RUN as RUN
+from storage.tables import read_parquet
+
+SPEC, REPORT = "spec.yaml", "report.html"
+LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
+TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
+FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)
+#: Columns that are read of each table, by what they hold.
+TEXTS, WHOLE, NUMBERS, FLAGS = "texts", "whole numbers", "numbers", "flags"
+COLUMNS = {
+    LABELS: {"layer": TEXTS, "neuron": WHOLE, "rank": WHOLE, "concept": TEXTS, "is_dead": FLAGS}
+    | {"interpretable": FLAGS}
+    | dict.fromkeys(("similarity", "margin", "null_quantile", "log_likelihood", "log_prior"), NUMBERS),
+    TOP_IMAGES: {"layer": TEXTS, "neuron": WHOLE, "rank": WHOLE, "row": WHOLE, "image": TEXTS, "activation": NUMBERS},
+    REJECTS: {"path": TEXTS, "reason": TEXTS},
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Spec(_Part):
+    target: str
+    checkpoint: str | None
+    summary: list[str]
+    probe: list[str]
+    concepts: str
+    prompt: str
+    clip: str | None
+    similarity: str
+    variant: str
+
+
+class _Counts(_Part):
+    images: int
+    rejects: int
+    concepts: int
+
+
+class _Layer(_Part):
+    neurons: int
+    dead: int
+    nearly_constant: int
+    interpretable: int | None
+    distinct_labels: int
+
+
+class _Accuracy(_Part):
+    layer: str
+    neurons: int
+    top1: float
+    top5: float | None = None
+    truth: list[str]
+
+
+class _Run(_Part):
+    """What is read of `run.json`."""
+
+    digest: str
+    spec: _Spec
+    probe: str
+    counts: _Counts
+    layers: dict[str, _Layer]
+    hyperparameters: dict[str, float]
+    tau: str
+    accuracy: _Accuracy | None
+    notes: list[str]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    #: Bytes and SHA-256; SHA-256 alone where an older version has published.
+    files: dict[str, str | dict[str, int | str]]
+
+
+def read_run(out: Folder) -> dict[str, Any]:
+    """`run.json` of a published run. Raises `IncompleteError`, `DamagedError` where it says something else."""
+    try:
+        run: dict[str, Any] = out.read_json(RUN)
+        _Run.model_validate(run)
+    except FileNotFoundError as error:
+        raise IncompleteError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "at its top"
+        raise DamagedError(
+            f"{out.path(RUN)} does not say what that of a run does ({where}: {problem['msg']}). Remove it and run "
+            "again with the same --out."
+        ) from error
+    return run
+
+
+def read_table(out: Folder, name: str) -> pd.DataFrame:
+    """A table of a published run. Raises `DamagedError` where it is torn, gone, or has other columns."""
+    table = read_parquet(out, name, alone=True)
+    for column, holds in COLUMNS[name].items():
+        if column not in table or not _holds(table[column], holds):
+            has = str(table[column].dtype) if column in table else "not there"
+            raise DamagedError(
+                f"The table {out.path(name)} is none of a run: its column {column!r} is {has}, not {holds}. "
+                "Remove it and run again."
+            )
+    return table
+
+
+def _holds(column: Any, what: str) -> bool:
+    if not isinstance(column, pd.Series):
+        return False  # two of one name
+    if what == TEXTS:
+        return bool(column.map(lambda value: isinstance(value, str)).all())
+    if what == WHOLE:
+        return types.is_integer_dtype(column) and not column.isna().any()
+    if what == FLAGS:  # none at all where there is no null distribution
+        return types.is_bool_dtype(column) or bool(column.isna().all())
+    return types.is_numeric_dtype(column) or bool(column.isna().all())
