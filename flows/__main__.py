@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from flows.engine.console import console
+from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
 from flows.engine.options import SpecCommand, build_spec, spec_options
 from flows.engine.remote_commands import cancel, deploy, status, submit
@@ -55,8 +55,8 @@ def shard(spec_file: Path | None, **options: Any) -> None:
         from flows.shard_probe import shard_probe
 
         probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
-        click.echo(f"{probe.num_images:,} images, {probe.num_shards:,} shards, {probe.num_rejects:,} files refused.")
-        click.echo(f"Shards and index: {probe.folder.url}")
+        say(f"{probe.num_images:,} images, {probe.num_shards:,} shards, {probe.num_rejects:,} files refused.")
+        say(f"Shards and index: {probe.folder.url}")
 
 
 @cli.command(cls=SpecCommand)
@@ -69,7 +69,7 @@ def embed(spec_file: Path | None, **options: Any) -> None:
 
         plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(embed=spec)
         assert plan.embeddings is not None
-        click.echo(f"Image embeddings: {plan.embeddings.store.embeddings(plan.embeddings.digest)}")
+        say(f"Image embeddings: {plan.embeddings.store.embeddings(plan.embeddings.digest)}")
 
 
 @cli.command(cls=SpecCommand)
@@ -82,7 +82,7 @@ def record(spec_file: Path | None, **options: Any) -> None:
 
         plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(record=spec)
         for of in plan.activations.values():
-            click.echo(f"Activations ({of.summary}): {of.store.activations(of.digest)}")
+            say(f"Activations ({of.summary}): {of.store.activations(of.digest)}")
 
 
 @cli.command(cls=SpecCommand)
@@ -96,9 +96,9 @@ def label(spec_file: Path | None, **options: Any) -> None:
 
         plan = label_neurons.with_options(task_runner=runners.of_devices)(spec)
         for note in notes(plan):
-            click.echo(f"Note: {note}")
+            say(f"Note: {note}")
         for layer in plan.activations.layouts:
-            click.echo(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
+            say(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
 
 
 @cli.command()
@@ -153,7 +153,7 @@ def report(context: click.Context, out: str) -> None:
     with told_in_words(context):
         from tasks.publish import republish_report
 
-        click.echo(f"Report: {republish_report(out)}")
+        say(f"Report: {republish_report(out)}")
 
 
 @cli.command()
@@ -166,7 +166,7 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
         from tasks.sample.draw import write_probe
 
         write_probe(folder, images)
-        click.echo(f"{images:,} drawn images: {folder}")
+        say(f"{images:,} drawn images: {folder}")
 
 
 for _command in (deploy, submit, status, cancel, verify, gc, runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO
@@ -19,6 +20,9 @@ from storage.files import Folder, Written
 
 #: Rows of a Parquet row group, which is read whole where some of its rows are wanted: of an index some megabytes.
 GROUP_ROWS = 1 << 14
+#: Where a text begins, or what some spreadsheets take for the end of a cell (semicolon and tab), before a letter that
+#: begins a formula, wide as in Japanese too. Some drop blanks and quotes before it.
+FORMULA = re.compile(r"(^|[;\t])(?=[\s\"\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])|(^)(?=[\t\r])")
 
 
 def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> Written:
@@ -132,5 +136,4 @@ def _harmless(value: object) -> object:
     if not isinstance(value, str):
         return value
     # A lone \r would be written bare, and ends the row for most readers.
-    harmless = value.replace("\r", " ")
-    return f"'{harmless}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else harmless
+    return FORMULA.sub(r"\1'", value).replace("\r", " ")

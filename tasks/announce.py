@@ -8,10 +8,13 @@ from typing import Any
 import pandas as pd
 
 from storage.files import Folder
+from tasks.printable import printable
 from tasks.published import DESCRIPTIONS, LABELS, REJECTS, REPORT, TOP_IMAGES, read_run, read_table
 
 #: Layers and first labels that are shown; the report has all of them.
 LAYERS_SHOWN, LABELS_SHOWN = 20, 5
+#: Letters that mark text up, in Markdown as GitHub and Prefect read it.
+MARKS = frozenset("\\|`*_<>[]#&~!$")
 
 
 def announcement(out: Folder) -> str:
@@ -28,7 +31,7 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
     yield ""
     yield (
         f"{counts['images']:,} images ({counts['rejects']:,} files refused), {counts['concepts']:,} concepts, "
-        f"{spec['similarity']}."
+        f"{_safe(spec['similarity'])}."
     )
     yield ""
     yield "| layer | neurons | dead | interpretable | first labels |"
@@ -50,18 +53,21 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
     for note in run["notes"]:
         yield f"- {_safe(note)}"
     yield ""
-    yield "Seconds of work: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) + "."
+    yield "Seconds of work: " + ", ".join(f"{_safe(stage)} {value:.1f}" for stage, value in seconds.items()) + "."
     yield ""
     if rates := [one["images/s"] for one in run["passes"]]:
         yield f"Images a second in a pass: {min(rates):,.0f} to {max(rates):,.0f} ({len(rates)} passes)."
         yield ""
-    yield f"- Report: `{out.path(REPORT)}`"
-    yield f"- Tables: `{out.path(LABELS)}`, and beside it: {', '.join(f'`{name}`' for name in BESIDE)}"
+    yield f"- Report: {_code(out.path(REPORT))}"
+    yield f"- Tables: {_code(out.path(LABELS))}, and beside it: {', '.join(f'`{name}`' for name in BESIDE)}"
 
 
 def _safe(text: object) -> str:
-    """A name or concept as it is: no table cell ends in it, and nothing in it is marked up."""
-    escaped = str(text).replace("\\", "\\\\").replace("\n", " ")
-    for mark in "|`*_<>[]#":
-        escaped = escaped.replace(mark, f"\\{mark}")
-    return escaped
+    """A name or concept as it is: no table cell ends in it, nothing in it is marked up, and no address is a link."""
+    escaped = "".join(f"\\{letter}" if letter in MARKS else letter for letter in printable(str(text)))
+    return escaped.replace("://", "\\://").replace("www.", "www\\.")
+
+
+def _code(path: str) -> str:
+    """A path as it is, to be copied."""
+    return "`" + printable(path).replace("`", "'") + "`"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from pandas.api import types
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import DamagedError, IncompleteError
 from storage.files import Folder
@@ -66,6 +66,10 @@ class _Accuracy(_Part):
     truth: list[str]
 
 
+class _Pass(_Part):
+    rate: float = Field(alias="images/s")
+
+
 class _Run(_Part):
     """What is read of `run.json`."""
 
@@ -78,6 +82,7 @@ class _Run(_Part):
     tau: str
     accuracy: _Accuracy | None
     notes: list[str]
+    passes: list[_Pass]
     seconds: dict[str, float]
     versions: dict[str, str]
     #: Bytes and SHA-256; SHA-256 alone where an older version has published.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import click
+
+from tasks.printable import printable_lines
+
 #: Columns of tables where the output is no terminal.
 WIDTH_IN_PIPES = 140
 
@@ -15,4 +19,9 @@ def console(width_in_pipes: int = WIDTH_IN_PIPES) -> Any:
 
     # Into a pipe or file, tables keep their width: there is no window to fit.
     width = None if sys.stdout.isatty() else width_in_pipes
-    return Console(highlight=False, soft_wrap=True, width=width)
+    return Console(highlight=False, soft_wrap=True, emoji=False, width=width)
+
+
+def say(text: object) -> None:
+    """Prints a text; nothing in it acts on the terminal."""
+    click.echo(printable_lines(str(text)))

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import click
 
+from tasks.printable import printable_lines
+
 
 @contextmanager
 def told_in_words(context: click.Context) -> Iterator[None]:
@@ -30,7 +32,7 @@ def told_in_words(context: click.Context) -> Iterator[None]:
 
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with a message and an exit status."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable_lines(message)}", err=True)
     sys.exit(status)
 
 

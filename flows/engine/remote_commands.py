@@ -8,9 +8,10 @@ from uuid import UUID
 
 import click
 
-from flows.engine.console import console
+from flows.engine.console import console, say
 from flows.engine.failure import fail, told_in_words
 from flows.engine.options import SpecCommand, build_spec, spec_options
+from tasks.printable import printable_lines
 from tasks.spec import DissectSpec
 
 
@@ -26,8 +27,8 @@ def deploy(context: click.Context, pool: str) -> None:
         from flows.engine import remote
 
         for name in remote.deploy(pool):
-            click.echo(name)
-        click.echo(f"A worker takes their runs: prefect worker start --pool {pool}")
+            say(name)
+        say(f"A worker takes their runs: prefect worker start --pool {pool}")
 
 
 @click.command(cls=SpecCommand)
@@ -44,9 +45,9 @@ def submit(spec_file: Path | None, deployment: str, watch: bool, **options: Any)
         from flows.engine import remote
 
         run = remote.submit(spec, deployment)
-        click.echo(f"Submitted: {remote.page_of(run.id)}")
+        say(f"Submitted: {remote.page_of(run.id)}")
         if not watch:
-            click.echo(f"Follow it with: clip-dissect status {run.id} --watch")
+            say(f"Follow it with: clip-dissect status {run.id} --watch")
     if watch:
         _watch(context, run.id)
 
@@ -66,7 +67,7 @@ def status(context: click.Context, run_id: UUID | None, watch: bool, limit: int)
 
         if run_id is None:
             for one in remote.last_runs(limit):
-                click.echo(f"{one.run}  {one.line:<32} {one.name}")
+                say(f"{one.run}  {one.line:<32} {one.name}")
             return
         with remote.server() as client:
             _print_status(remote.status(client, run_id))
@@ -84,7 +85,7 @@ def cancel(context: click.Context, run_id: UUID) -> None:
         from flows.engine import remote
 
         remote.cancel(run_id)
-        at = remote.watch(run_id, click.echo)
+        at = remote.watch(run_id, say)
         if at.state != "Cancelled":
             fail(f"The run ended as {at.state} before it could be cancelled.", 1)
 
@@ -95,9 +96,9 @@ def _watch(context: click.Context, run: UUID) -> None:
         from flows.engine import remote
 
         try:
-            at = remote.watch(run, click.echo)
+            at = remote.watch(run, say)
         except KeyboardInterrupt:
-            click.echo(
+            say(
                 f"The run goes on. Come back with: clip-dissect status {run} --watch\n"
                 f"End it with: clip-dissect cancel {run}"
             )
@@ -110,8 +111,8 @@ def _watch(context: click.Context, run: UUID) -> None:
 def _print_status(at: Any) -> None:
     from rich.markdown import Markdown
 
-    click.echo(f"{at.name}: {at.line}{f' ({at.message})' if at.message else ''}")
+    say(f"{at.name}: {at.line}{f' ({at.message})' if at.message else ''}")
     for stage, percent in at.progress.items():
-        click.echo(f"  {stage:<17} {percent:3.0f} %")
+        say(f"  {stage:<17} {percent:3.0f} %")
     if at.published:
-        console().print(Markdown(at.published))
+        console().print(Markdown(printable_lines(at.published), hyperlinks=False))

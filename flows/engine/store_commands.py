@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from flows.engine.console import console
+from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
 
 #: Columns of the table of runs where the output is no terminal: enough for long paths.
@@ -55,17 +55,17 @@ def verify(context: click.Context, store: str, outs: Sequence[str], is_repair: b
 
         found = verify(store, outs, jobs=jobs)
         for problem in sorted(found.problems.values()):
-            click.echo(problem)
+            say(problem)
         for note in found.notes:
-            click.echo(f"Note: {note}")
+            say(f"Note: {note}")
         for done in repair(found) if is_repair else []:
-            click.echo(done)
-        click.echo(found.summary)
+            say(done)
+        say(found.summary)
         kinds = {problem.kind for problem in found.problems.values()}
         if kinds - {"foreign"}:
-            click.echo("Run again what needs it." if is_repair else "--repair removes what is torn; then run again.")
+            say("Run again what needs it." if is_repair else "--repair removes what is torn; then run again.")
         if "foreign" in kinds:
-            click.echo("Foreign files are not removed: remove those by hand that nobody needs.")
+            say("Foreign files are not removed: remove those by hand that nobody needs.")
     sys.exit(1 if found.problems else 0)
 
 
@@ -98,17 +98,17 @@ def gc(
 
         found = collect(Store.existing(store), outs, forget, older_than)
         for thing in found.things:
-            click.echo(f"{thing.num_bytes:>15,} bytes  {thing}")
+            say(f"{thing.num_bytes:>15,} bytes  {thing}")
         for run, state in found.runs:
             if state != "published":
-                click.echo(f"The run in {run.out} is {state}, and counts. If it is no more: --forget {run.out}")
+                say(f"The run in {run.out} is {state}, and counts. If it is no more: --forget {run.out}")
         if is_removal:
             remove(found)
         total = sum(thing.num_bytes for thing in found.things)
         what = "removed" if is_removal else "can be removed by --remove"
         things, stay = _counted(found.things, "thing"), _counted(found.in_progress, "thing")
         kept = f"; {stay} may be work in progress, and stay" if found.in_progress else ""
-        click.echo(f"{_counted(found.runs, 'run')}. {things} of {total:,} bytes {what}{kept}.")
+        say(f"{_counted(found.runs, 'run')}. {things} of {total:,} bytes {what}{kept}.")
 
 
 def _counted(found: Sequence[object], name: str) -> str:

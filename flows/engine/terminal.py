@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tasks.printable import printable
+
 
 @dataclass
 class _Stage:
@@ -57,7 +59,7 @@ class TerminalProgress:
 
     def noted(self, text: str) -> None:
         """Prints it, on a line of its own."""
-        self.console.print(f"{'':<17} {text}", highlight=False)
+        self.console.print(f"{'':<17} {printable(text)}", highlight=False, markup=False, emoji=False)
 
     def finished(self, stage: str, seconds: float) -> None:
         """Puts a line in the bar's place: what was done now, and what before."""
