@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -19,8 +23,38 @@ from tasks.models.errors import CheckpointError, first_lines
 WEIGHT_LEVELS = ("state_dict", "model_state_dict", "model", "net", "ema_state_dict")
 #: What wrappers (DataParallel, Lightning, compile) put before every name.
 WRAPPER_PREFIXES = ("module.", "model.", "_orig_mod.")
+#: What to do with a file that is refused because it holds more than tensors.
+CONVERT = (
+    "Files that would run code when loaded are refused: where you trust it, load it once yourself with "
+    "torch.load(weights_only=False) and save model.state_dict() with safetensors.torch.save_file."
+)
+#: What PyTorch reads to load nothing but tensors, whatever a library asks it for. (torchvision asks for all.)
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_loading = RLock()
 #: Names shown of those that do not fit.
 SHOWN = 5
+
+
+@contextmanager
+def loading(*, only_tensors: bool = True) -> Iterator[None]:
+    """One network is loaded at a time; what a library loads inside the `with` runs no code of a file.
+
+    A user's own function may load what it likes: its code is trusted, and so is what it trusts.
+    """
+    with _loading:
+        before = os.environ.get(FORCE)
+        if only_tensors:
+            os.environ[FORCE] = "1"
+        try:
+            yield
+        except pickle.UnpicklingError as error:
+            if not only_tensors:
+                raise
+            raise CheckpointError(f"Weights cannot be read ({first_lines(error)}). {CONVERT}") from error
+        finally:
+            os.environ.pop(FORCE, None)
+            if before is not None:
+                os.environ[FORCE] = before
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
@@ -41,11 +75,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         raise
     except Exception as error:
         # A torn or foreign file gives IndexError, struct.error, UnpicklingError, SafetensorError and more.
-        raise CheckpointError(
-            f"{path} cannot be read as weights ({first_lines(error)}). Files that would run code when loaded are "
-            "refused: where you trust it, load it once yourself with torch.load(weights_only=False) and save "
-            "model.state_dict() with safetensors.torch.save_file."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read as weights ({first_lines(error)}). {CONVERT}") from error
     return _weights_in(content, path)
 
 

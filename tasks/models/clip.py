@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
-from tasks.models.checkpoints import digest_of_weights
+from tasks.models.checkpoints import CONVERT, digest_of_weights, loading
 from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, ModelError, first_lines
@@ -70,12 +71,11 @@ class PlacedClip:
 @cache
 def load_clip(name: str, checkpoint: str | None) -> Clip:
     """Loads a CLIP model once per process. Raises `ModelError`."""
-    import open_clip
 
     model, preprocess = create_clip(name, checkpoint)
     model = model.eval().requires_grad_(False)
     identity = {"clip": _configuration(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
-    return Clip(name, model, preprocess, open_clip.get_tokenizer(_architecture(name)), identity)
+    return Clip(name, model, preprocess, _tokenizer(_architecture(name)), identity)
 
 
 def num_dimensions(clip: Clip) -> int:
@@ -130,7 +130,10 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
         try:
             return _create(architecture, pretrained)
         except Exception as error:  # as for a checkpoint of a target, torn and foreign files give any kind
-            raise CheckpointError(f"{pretrained} does not fit {architecture}: {first_lines(error)}") from error
+            refused = f" {CONVERT}" if isinstance(error, pickle.UnpicklingError | CheckpointError) else ""
+            raise CheckpointError(
+                f"{pretrained} does not fit {architecture}: {first_lines(error)}.{refused}"
+            ) from error
     with downloading(f"CLIP model {name}", "--clip NAME --clip-checkpoint FILE"):
         return _create(architecture, pretrained)
 
@@ -152,10 +155,21 @@ def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
 def _create(architecture: str, pretrained: str | None) -> tuple[Any, Preprocess]:
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        architecture, pretrained=pretrained, require_pretrained=True
-    )
+    with loading():
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            architecture, pretrained=pretrained, require_pretrained=True
+        )
     return model, preprocess
+
+
+def _tokenizer(architecture: str) -> Any:
+    """The tokenizer of a model. Its configuration may name one of transformers, and ask to run the code beside it."""
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(architecture, trust_remote_code=False)
+    except TypeError:  # open_clip's own tokenizer, which runs none and knows no such word
+        return open_clip.get_tokenizer(architecture)
 
 
 def _architecture(name: str) -> str:

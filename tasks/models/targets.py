@@ -20,7 +20,7 @@ from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
-from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint, unwrapped
+from tasks.models.checkpoints import digest_of_weights, load_into, loading, read_checkpoint, unwrapped
 from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
@@ -170,7 +170,7 @@ def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.
         torch.manual_seed(0)
         model = get_model(name, weights=None)
     else:
-        with downloading(f"torchvision:{name}/{entry.name}", "--checkpoint FILE"):
+        with downloading(f"torchvision:{name}/{entry.name}", "--checkpoint FILE"), loading():
             model = get_model(name, weights=entry)
     return model, entry.transforms()
 
@@ -206,7 +206,7 @@ def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module,
     if tag and timm.is_model(base) and name not in tags:
         raise UnknownModelError(f"{base} has no weights {tag!r}, but {', '.join(tags) or 'none'}, {base}/{RANDOM}.")
     torch.manual_seed(0)
-    with downloading(f"timm:{name}", "--checkpoint FILE"):
+    with downloading(f"timm:{name}", "--checkpoint FILE"), loading():
         model = timm.create_model(name, pretrained=weights is None and name == rest)
     config = timm.data.resolve_model_data_config(model)
     return model, timm.data.create_transform(**config, is_training=False)
@@ -237,7 +237,8 @@ def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preproce
     if not callable(make):
         functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise UnknownNameError.of("function", function, functions, f"{module_name} has {', '.join(functions)}.")
-    made: Any = make()
+    with loading(only_tensors=False):
+        made: Any = make()
     model, preprocess = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{module_name}:{function} gave {type(model).__name__}, not a torch.nn.Module.")
