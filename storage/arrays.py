@@ -34,6 +34,8 @@ from storage.zarr_store import RemoteStore
 COLUMNS_PER_CHUNK = 128
 #: Longest side of a chunk of an array of blocks: 4 MiB.
 CHUNK_SIDE = 1_024
+#: What zarr raises of a zarr.json that is torn, or of another make.
+NO_METADATA = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
 
 #: Zarr's name of the file that says what a group or an array is.
 METADATA = "zarr.json"
@@ -64,17 +66,23 @@ class _Store(WrapperStore[ZarrStore]):
 
 
 def open_group(url: str, wanted: Identity) -> zarr.Group:
-    """The group at a URL, made with the identity `wanted` or checked against it (`IdentityError`)."""
+    """The group at a URL, made with the identity `wanted` or checked against it.
+
+    Raises `IdentityError`, or `ArrayError` where its metadata are damaged.
+    """
     store = _store(url)
-    with _writing(store):
-        try:
-            group = _open(store)
-        except GroupNotFoundError:
-            with suppress(ContainsGroupError):  # another process made it first, just the same
-                zarr.create_group(store, attributes={"identity": dict(wanted)})
-            group = _open(store)
-    found = cast(Identity, group.attrs.asdict().get("identity", {}))
-    identity.check(found, wanted, f"The Zarr group {url}")
+    try:
+        with _writing(store):
+            try:
+                group = _open(store)
+            except GroupNotFoundError:
+                with suppress(ContainsGroupError):  # another process made it first, just the same
+                    zarr.create_group(store, attributes={"identity": dict(wanted)})
+                group = _open(store)
+    except NO_METADATA as error:
+        raise _no_array(url, error) from error
+    found = group.attrs.asdict().get("identity")
+    identity.check(found if isinstance(found, dict) else {}, wanted, f"The Zarr group {url}")
     return group
 
 
@@ -235,15 +243,29 @@ def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
 
 def _damaged(group: zarr.Group, name: str, what: str) -> ArrayError:
     return ArrayError(
-        f"Array {name!r} of {group.store_path} is damaged: {what}. `clip-dissect verify STORE "
-        "--repair` removes what is, and a run makes it again."
+        f"Array {name!r} of {group.store_path} is damaged: {what}. `clip-dissect verify STORE --repair` "
+        "removes what is, and a run makes it again."
     )
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
+    where = f"{group.store_path}/{name}"
+    try:
+        found = group[name]
+    except NO_METADATA as error:
+        if isinstance(error, KeyError) and error.args == (name,):
+            raise  # it is not there
+        raise _no_array(where, error) from error
+    if not isinstance(found, zarr.Array):
+        raise _no_array(where, "it is a group")
     return found
+
+
+def _no_array(where: str, error: object) -> ArrayError:
+    return ArrayError(
+        f"{where} is damaged: its zarr.json cannot be used ({error}). `clip-dissect verify STORE --repair` removes "
+        "what is, and a run makes it again."
+    )
 
 
 def _writing(store: ZarrStore) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from storage.errors import DamagedError
@@ -37,7 +38,10 @@ def read_bundle(folder: Folder, name: str) -> Arrays:
     digest, data = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != digest:
         raise DamagedError(f"{file} is damaged: its content is not what was written. Remove it and run again.")
-    found: Arrays = load(data)
+    try:
+        found: Arrays = load(data)
+    except SafetensorError as error:
+        raise DamagedError(f"{file} is no bundle ({error}). Remove it and run again.") from error
     return found
 
 

@@ -57,11 +57,12 @@ class Store:
         """The store at a URL. Raises `IncompleteError` where there is none, `IdentityError` as `at` does."""
         root = Folder.at(url)
         try:
-            found = root.read_json("store.json").get("format")
+            said = root.read_json("store.json")
         except FileNotFoundError as error:
             raise IncompleteError(
                 f"There is no store at {root.url}: it has no store.json, which every run writes."
             ) from error
+        found = said.get("format") if isinstance(said, dict) else None
         if found != FORMAT:
             raise IdentityError(
                 f"The store {root.url} has format {found}, and this version reads and writes format {FORMAT}. "

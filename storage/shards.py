@@ -11,6 +11,7 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -209,11 +210,18 @@ def _torn(folder: Folder, shard: str, what: str) -> ShardError:
             f"Shard {folder.path(shard)} is damaged: {what}. "
             f"Remove the folder {folder.url} and run again: the shards are made anew from the images."
         )
-    entry = next(entry for entry in folder.read_json(MANIFEST)["shards"] if entry["shard"] == shard)
     where, name = split(shard)
     size = f"{where.size(name):,}" if where.exists(name) else "no"
     return ShardError(
-        f"The tar {shard} is used in place and is not what it was: {what}. It had {entry['num_bytes']:,} bytes "
-        f"(SHA-256 {entry['sha256'][:12]}…) and has {size} now. Put it back as it was, or run all again with what is "
+        f"The tar {shard} is used in place and is not what it was: {what}. {_was(folder, shard)}It has {size} bytes "
+        f"now. Put it back as it was, or run all again with what is "
         "there now: that is another probe set."
     )
+
+
+def _was(folder: Folder, shard: str) -> str:
+    """What the manifest has of a tar used in place, as far as it can be read."""
+    with suppress(LookupError, TypeError, ValueError, OSError, StopIteration):
+        entry = next(entry for entry in folder.read_json(MANIFEST)["shards"] if entry["shard"] == shard)
+        return f"It had {entry['num_bytes']:,} bytes (SHA-256 {entry['sha256'][:12]}…). "
+    return ""

@@ -114,9 +114,10 @@ def _damage_named(folder: Folder, name: str, what: str) -> Iterator[None]:
         raise DamagedError(
             f"The table {folder.path(name)} is not there any more. Remove {what} and run again."
         ) from error
-    except RemoteError:
+    except (RemoteError, MemoryError):
         raise
-    except (ValueError, OSError) as error:  # pyarrow's own errors are of these kinds
+    except Exception as error:
+        # pyarrow's own errors are ValueError and OSError; pandas trusts what a table says of its columns' kinds.
         raise DamagedError(
             f"The table {folder.path(name)} is damaged ({error}). Remove {what} and run again."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.shards import read_images
 from tasks.images import decode
@@ -43,7 +44,14 @@ def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _thumbnails(probe: Folder, top_images: pd.DataFrame) -> dict[str, bytes]:
-    wanted = probe_at(probe).chosen(sorted(top_images["row"].unique()))
+    try:
+        found = probe_at(probe)
+    except OSError as error:
+        raise IncompleteError(
+            f"The run's probe set {probe.url}, whose images the report shows, cannot be read ({error}). Bring it "
+            "back, or run again."
+        ) from error
+    wanted = found.chosen(sorted(top_images["row"].unique()))
     paths = wanted.set_index("row")["path"]
     return {paths[row]: thumbnail(decode(data)) for row, data in read_images(probe, wanted)}
 

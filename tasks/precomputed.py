@@ -101,8 +101,10 @@ def _read_npy(url: str, version: str) -> Floats:
     del version  # as above
     try:
         matrix = np.load(io.BytesIO(_read(url)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise EmbeddingsError(f"{url} is no .npy matrix of numbers ({error}).") from error
+    except EmbeddingsError:
+        raise
+    except Exception as error:  # numpy parses headers as Python: tokens, brackets, memory for what they claim
+        raise EmbeddingsError(f"{url} is no .npy matrix of numbers ({error or type(error).__name__}).") from error
     if not isinstance(matrix, np.ndarray):
         raise EmbeddingsError(f"{url} is an archive of several arrays (.npz). Save the one matrix with np.save.")
     if matrix.ndim != 2 or not matrix.size or not np.issubdtype(matrix.dtype, np.floating):

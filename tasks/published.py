@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -94,14 +95,17 @@ def read_run(out: Folder) -> dict[str, Any]:
     try:
         run: dict[str, Any] = out.read_json(RUN)
         _Run.model_validate(run)
+        json.dumps(run, ensure_ascii=False).encode()  # halves of characters cannot be written again
     except FileNotFoundError as error:
         raise IncompleteError(f"{out.url} holds no {RUN}: it is not the --out folder of a finished run.") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "at its top"
+    except (ValidationError, UnicodeEncodeError) as error:
+        what = str(error)
+        if isinstance(error, ValidationError):
+            problem = error.errors()[0]
+            what = f"{'.'.join(map(str, problem['loc'])) or 'at its top'}: {problem['msg']}"
         raise DamagedError(
-            f"{out.path(RUN)} does not say what that of a run does ({where}: {problem['msg']}). Remove it and run "
-            "again with the same --out."
+            f"{out.path(RUN)} does not say what that of a run does ({what}). Remove it and run again with the same "
+            "--out."
         ) from error
     return run
 

@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Rows, in_tasks
-from storage.errors import IncompleteError, SourceError
+from storage.errors import DamagedError, IncompleteError, SourceError
 from storage.files import Folder
 from storage.identity import digest_of
 from storage.layout import Store
@@ -247,11 +247,16 @@ def finished_probe(spec: ShardSpec) -> ProbeRef:
 
 
 def probe_at(folder: Folder) -> ProbeRef:
-    """The finished probe set in a folder."""
+    """The finished probe set in a folder. Raises `DamagedError` where its manifest does not say what it is."""
     manifest = folder.read_json(MANIFEST)
-    return ProbeRef(
-        folder, manifest["digest"], manifest["num_images"], manifest["num_rejects"], len(manifest["shards"])
-    )
+    try:
+        digest, shards = str(manifest["digest"]), len(manifest["shards"])
+        return ProbeRef(folder, digest, int(manifest["num_images"]), int(manifest["num_rejects"]), shards)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{folder.path(MANIFEST)} does not say what a probe set is ({error!r}). Remove the folder {folder.url} "
+            "and run again."
+        ) from error
 
 
 @lru_cache(maxsize=4)

@@ -69,7 +69,10 @@ class Broden(CopiedSource):
         missing = [name for name in ("number", "name", "category") if name not in concepts]
         if missing:
             raise SourceError(f"{url} has no column {', '.join(missing)}, which that of Broden has.")
-        return concepts.assign(number=pd.to_numeric(concepts["number"]))
+        try:
+            return concepts.assign(number=pd.to_numeric(concepts["number"]))
+        except ValueError as error:
+            raise SourceError(f"The numbers of concepts in {url} are not all numbers ({error}).") from error
 
     def _index(self) -> pd.DataFrame:
         index = read_table(self.folder.path("index.csv"))

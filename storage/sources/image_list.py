@@ -62,9 +62,9 @@ def read_table(url: str) -> pd.DataFrame:
         return pd.read_csv(data, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except UnreadableError as error:
         raise SourceError(f"The list {url} {error}.") from error
-    except RemoteError:
+    except (RemoteError, MemoryError):
         raise
-    except (ValueError, OSError) as error:  # no table, no UTF-8; pyarrow's own errors are of these kinds
+    except Exception as error:  # no table, no UTF-8; what pandas trusts of a Parquet file's own description
         raise SourceError(f"The list {url} is no table that can be read ({error}).") from error
 
 
