@@ -16,6 +16,11 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 #: Frame header of a lossless JPEG, which cannot be decoded at a fraction of its size: its rows stay of full length,
 #: and Pillow 11 does not check that they fit into its memory for short ones.
 LOSSLESS_JPEG = b"\xff\xc3"
+#: Pixels of all scans of a JPEG: each takes as long as decoding anew, and a file of kilobytes may have thousands.
+MAX_SCANNED = 32 * MAX_PIXELS
+#: Exif blocks of a file, and comments of a GIF beside those that its pixels look like by chance: Pillow joins them,
+#: in a time that grows with the square of their number.
+MAX_EXIF, MAX_COMMENTS, BYTES_BY_CHANCE = 64, 1_000, 1 << 13
 # Pillow refuses what claims more than twice its own bound, before it takes memory for any frame of it.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
@@ -37,7 +42,7 @@ def decode(data: bytes, enough: int | None = None) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of what claims more than its own bound, which is half of ours.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = _opened(data, FORMATS)
             if enough is not None and image.format == "JPEG":
                 scale = max(1, min(image.size) // enough)
                 image.draft(None, (image.width // scale, image.height // scale))
@@ -58,7 +63,7 @@ def decodable_size(data: bytes) -> tuple[int, int]:
     if data.startswith(b"\xff\xd8") and LOSSLESS_JPEG not in data:
         with suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            image = _opened(data, ("JPEG",))
             width, height = image.size
             image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
@@ -91,6 +96,18 @@ def as_jpeg(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.save(data, "JPEG", quality=95)
     return data.getvalue()
+
+
+def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """An image of which only the header is read. Raises `UndecodableError` where the rest would take too long."""
+    comments = data.count(b"\x21\xfe") if data.startswith(b"GIF8") else 0
+    if data.count(b"Exif\0\0") > MAX_EXIF or comments > MAX_COMMENTS + len(data) // BYTES_BY_CHANCE:
+        raise UndecodableError("there are more comments in it than in any image")
+    image = Image.open(io.BytesIO(data), formats=formats)
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 1
+    if scans * image.width * image.height > MAX_SCANNED:
+        raise UndecodableError(f"it has {scans} scans of {image.width} x {image.height} pixels")
+    return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -318,3 +318,46 @@ def test_a_lossless_jpeg_is_taken_and_never_decoded_at_an_eighth(monkeypatch: py
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", draft)
     assert decodable_size(lossless_jpeg(64, 40)) == (64, 40)
     assert np.array_equal(pixels(lossless_jpeg(64, 40)), np.full((40, 64, 3), 128))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    whole, bomb = data[:-2] + last * 50 + data[-2:], data[:-2] + last * 500 + data[-2:]
+    monkeypatch.setattr("tasks.images.MAX_SCANNED", 100 * 64 * 64)
+    assert decodable_size(whole) == decode(whole).size == (64, 64)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", None)
+    for reads in (decode, decodable_size):
+        with pytest.raises(UndecodableError, match=r"50\d scans of 64 x 64 pixels"):
+            reads(bomb)
+
+
+def with_exif(number: int) -> bytes:
+    data = saved(Image.new("L", (8, 8)), "JPEG")
+    return data[:2] + (b"\xff\xe1\x00\x10Exif\0\0MM\0*\0\0\0\x08") * number + data[2:]
+
+
+def with_comments(number: int) -> bytes:
+    data = saved(Image.new("L", (8, 8)), "GIF")
+    return data.replace(b"\x2c", b"\x21\xfe\x01x\0" * number + b"\x2c", 1)
+
+
+@pytest.mark.parametrize(("make", "few", "many"), [(with_exif, 2, 65), (with_comments, 900, 1_100)])
+def test_comments_without_end_are_not_joined(make: Callable[[int], bytes], few: int, many: int) -> None:
+    assert decodable_size(make(few)) == (8, 8)
+    for reads in (decode, decodable_size):
+        with pytest.raises(UndecodableError, match="more comments in it than in any image"):
+            reads(make(many))
+
+
+def compressed_text(kind: bytes, content: bytes) -> bytes:
+    data = saved(Image.new("L", (8, 8)), "PNG")
+    chunk = kind + b"k\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0") + zlib.compress(content)
+    return data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_text_beside_the_pixels_is_not_unpacked_without_end(kind: bytes) -> None:
+    assert decodable_size(compressed_text(kind, b"short")) == (8, 8)
+    with pytest.raises(UndecodableError, match="too large"):
+        decodable_size(compressed_text(kind, bytes(1 << 25)))
