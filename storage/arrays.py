@@ -218,7 +218,10 @@ def _is_whole(rows: Rows, step: int, length: int) -> bool:
 
 def read_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block:
     """Rows of an array, `[len(rows), …, columns]`, or a part of them: a slice of each further axis."""
-    array = _array(group, name)
+    try:
+        array = _array(group, name)
+    except KeyError as error:
+        raise _damaged(group, name, "it is not there any more") from error
     try:
         block = np.asarray(array[(slice(rows.start, rows.stop), *within)])
     except (RuntimeError, ValueError) as error:  # zstd's checksum, and that of the shard's index
@@ -229,6 +232,8 @@ def read_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block
 def read_finished_rows(group: zarr.Group, name: str, rows: Rows, *within: slice) -> Block:
     """Rows that are marked as done. Raises `ArrayError` where some are not there: zarr would give `FILL` for them."""
     block = read_rows(group, name, rows, *within)
+    if len(block) != len(rows):
+        raise _damaged(group, name, f"it has {len(block)} of {len(rows)} rows that were written")
     absent = np.isnan(block) if block.dtype.kind == "f" else block == FILL[block.dtype.name]
     lost = int(absent.reshape(len(block), -1).any(axis=1).sum())
     if lost:

@@ -165,6 +165,11 @@ def read_images(folder: Folder, wanted: pd.DataFrame) -> Iterator[tuple[int, byt
     A shard is opened once for neighbouring rows. Raises `ShardError` naming the shard where it does not hold
     exactly what the index says: a tar that was cut at a member's end just stops, and a flipped bit is silent too.
     """
+    missing = [name for name in ("row", "key", "shard", "offset", "num_bytes", "sha256") if name not in wanted]
+    if missing:
+        raise ShardError(
+            f"The index of {folder.url} has no column {', '.join(missing)}. Remove that folder and run again."
+        )
     starts = wanted["shard"] != wanted["shard"].shift()
     for _, rows in wanted.groupby(starts.cumsum(), sort=False):
         yield from _read_shard(folder, str(rows["shard"].iloc[0]), rows)

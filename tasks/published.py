@@ -78,7 +78,7 @@ class _Run(_Part):
     spec: _Spec
     probe: str
     counts: _Counts
-    layers: dict[str, _Layer]
+    layers: dict[str, _Layer] = Field(min_length=1)
     hyperparameters: dict[str, float]
     tau: str
     accuracy: _Accuracy | None

@@ -255,6 +255,7 @@ def test_what_people_are_shown_has_counts_rates_and_paths_to_copy(bench: Bench, 
     plan, _ = published(bench.spec(out=str(out)))
     assert "Images a second" not in announcement(plan.out)  # nothing passed over images
     seconds = {"decoding": 1.0}
+    (out / RUN).unlink()
     publish.fn(plan, [Pass("images 0-9", 10, 2.0, seconds), Pass("images 10-13", 4, 0.004, seconds)])
     lines = announcement(plan.out).splitlines()
     assert "Images a second in a pass: 5 to 1,000 (2 passes)." in lines
