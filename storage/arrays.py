@@ -248,13 +248,13 @@ def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
 
 def _damaged(group: zarr.Group, name: str, what: str) -> ArrayError:
     return ArrayError(
-        f"Array {name!r} of {group.store_path} is damaged: {what}. `clip-dissect verify STORE --repair` "
+        f"Array {name!r} of {cast(_Store, group.store).url} is damaged: {what}. `clip-dissect verify STORE --repair` "
         "removes what is, and a run makes it again."
     )
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    where = f"{group.store_path}/{name}"
+    where = f"{cast(_Store, group.store).url}/{name}"
     try:
         found = group[name]
     except NO_METADATA as error:

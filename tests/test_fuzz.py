@@ -50,7 +50,7 @@ FOUND = [
         r"labels\.parquet is none of a run: .*'neuron' is not",
     ),
     ("published", "out/rejects.parquet", parquet(path=["a"], reason=[3]), r"'reason' is int64, not texts"),
-    ("arrays", "x.zarr/x/zarr.json", b"[]", r"/x is damaged: its zarr\.json cannot be used.*Remove the group"),
+    ("arrays", "x.zarr/x/zarr.json", b"[]", r"/x is damaged: its zarr\.json cannot be used.*--repair"),
     ("signed bundles", "x.bundle", bytes(60), r"x\.bundle is no bundle .*Remove it and run again"),
 ]
 

@@ -65,6 +65,9 @@ class _Forked:
         self._reading, writing = os.pipe()
         self._process = os.fork()
         if self._process == 0:
+            import torch
+
+            torch.set_num_threads(1)  # torch makes its pools anew after a fork, and two threads would do so at once
             os.setpgid(0, 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             with os.fdopen(writing, "w") as told:

@@ -263,7 +263,9 @@ def test_an_outage_is_not_taken_for_damage(s3: ObjectStore, folder: Folder, impa
     """Whoever is told of damage is told to remove something."""
     write_parquet(folder, "table.parquet", pd.DataFrame({"a": range(3)}))
     shard = write_shard(folder, "shard.tar", [ShardMember("k", "png", b"image")])
-    wanted = pd.DataFrame([("shard.tar", 0, "k", 0, "0")], columns=["shard", "offset", "key", "row", "sha256"])
+    wanted = pd.DataFrame(
+        [("shard.tar", 0, "k", 0, 5, "0")], columns=["shard", "offset", "key", "row", "num_bytes", "sha256"]
+    )
     s3.fails(*(Fault("500", "GET", name, times=99) for name in ("/table.parquet", "/shard.tar", "/list.csv")))
     assert shard.num_images == 1
     with pytest.raises(RemoteError):

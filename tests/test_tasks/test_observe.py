@@ -211,7 +211,7 @@ def wide() -> tuple[nn.Module, v2.Compose]:
 def hostile() -> tuple[nn.Module, v2.Compose]:
     """A network whose layers are called like paths."""
     net = nn.Sequential()
-    for name in ("a/b", "zürich", "zarr,json"):
+    for name in ("a/b", "zürich", "zarr;json"):
         net.add_module(name, nn.Conv2d(3, 3, 1))
     return net, to_tensor
 
@@ -237,7 +237,7 @@ def test_plain_xarray_opens_layers_of_different_widths(bench: Bench) -> None:
 
 
 def test_layers_of_any_name_are_recorded_apart(bench: Bench) -> None:
-    layers = ("a/b", "zürich", "zarr,json")
+    layers = ("a/b", "zürich", "zarr;json")
     spec = bench.spec(target=f"{__name__}:hostile", layers=layers)
     plan = observed(shard(spec), None, spec)
     found = [activations(plan, layer) for layer in layers]
