@@ -38,6 +38,10 @@ class DamagedError(StorageError, ValueError):
     """A table or marker that is torn, or was taken away from the rest."""
 
 
+class TableError(StorageError, ValueError):
+    """A table that a user gives and that does not hold what it is given for."""
+
+
 class IdentityError(StorageError, ValueError):
     """Stored data that was made from other content or parameters than those asked for."""
 

@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.completion import Rows
-from storage.errors import DamagedError, RemoteError
+from storage.errors import DamagedError, RemoteError, TableError
 from storage.files import Folder, Written
 
 #: Rows of a Parquet row group, which is read whole where some of its rows are wanted: of an index some megabytes.
 GROUP_ROWS = 1 << 14
-#: Where a text begins, or what some spreadsheets take for the end of a cell (semicolon and tab), before a letter that
-#: begins a formula, wide as in Japanese too. Some drop blanks and quotes before it.
-FORMULA = re.compile(r"(^|[;\t])(?=[\s\"\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])|(^)(?=[\t\r])")
+#: What begins a formula, wide as in Japanese too. Some spreadsheets drop blanks and quotes before it.
+_FORMULA = r"(?=[\s\"\ufeff\u200b]*[=+\-@\uff1d\uff0b\uff0d\uff20])"
+#: Where it would be run: where a text begins, or behind what some take for the end of a cell (semicolon and tab).
+FORMULA = re.compile(rf"(^|[;\t]){_FORMULA}|(^)(?=[\t\r])")
+#: The same as it is written.
+QUOTED = re.compile(rf"(^|[;\t])'{_FORMULA}|(^)'(?=[\t\r])")
 
 
 def write_parquet(folder: Folder, name: str, table: pd.DataFrame) -> Written:
@@ -138,3 +141,16 @@ def _harmless(value: object) -> object:
         return value
     # A lone \r would be written bare, and ends the row for most readers.
     return FORMULA.sub(r"\1'", value).replace("\r", " ")
+
+
+def read_csv(folder: Folder, name: str) -> pd.DataFrame:
+    """A CSV table with a header, each cell as text: `null` and `nan` are words, and what is blank is ''.
+
+    Undoes the quoting of `write_csv`. Raises `FileNotFoundError`, and `TableError` where it is no table.
+    """
+    data = folder.read(name)
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except ValueError as error:  # pandas' own errors are of this kind, and so is text that is no UTF-8
+        raise TableError(f"{folder.path(name)} is no CSV in UTF-8 with a header ({error}).") from error
+    return table.map(lambda text: QUOTED.sub(r"\1", text))

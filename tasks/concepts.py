@@ -57,25 +57,25 @@ def concept_list(spec: EmbedSpec) -> ConceptList:
     return found.unique() if spec.unique_concepts else found
 
 
-def named_list(name: str, *, truth: bool = False) -> ConceptList:
-    """A list by its name (`common-20k`, `imagenet`, `sample`) or a text file. Raises `ConceptError`.
-
-    As `truth`, `sample` is the list of its classes.
-    """
+def named_list(name: str) -> ConceptList:
+    """A list by its name (`common-20k`, `imagenet`, `sample`) or a text file. Raises `ConceptError`."""
     if name in lists.COMMON:
         return lists.common_words(name)
     if name == "imagenet":
         return lists.imagenet_classes()
     if name == "sample":
-        file = sample.CLASSES if truth else sample.CONCEPTS
-        return lists.parse(file.read_bytes(), file.name)
+        return lists.parse(sample.CONCEPTS.read_bytes(), sample.CONCEPTS.name)
+    return lists.parse(read_list(name), name)
+
+
+def read_list(name: str) -> bytes:
+    """The file of a list that has no name of its own. Raises `ConceptError` where it is not there."""
     folder, file_name = split(name)
     try:
-        data = folder.read(file_name)
+        return folder.read(file_name)
     except (FileNotFoundError, IsADirectoryError) as error:
         known = ", ".join([*lists.COMMON, "imagenet", "sample"])
         raise ConceptError(f"There is no concept file {name}, and no list of that name ({known}).") from error
-    return lists.parse(data, name)
 
 
 def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
@@ -133,17 +133,23 @@ def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]
         vectors = _precomputed(spec, texts)
     else:
         assert spec.clip is not None
-        batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
-        filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
         source = load_clip(spec.clip, spec.clip_checkpoint)
         with held_device(spec.device, shared=spec.share_devices, asks=go_on) as device:
             clip = placed(PlacedClip, source, Placement.of(spec, device))
-            vectors = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()  # [C, D]
+            vectors = embed_texts(clip, texts)
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     Completion(ref.folder).mark(
         block, {"num_texts": len(texts)}, [write_parquet(ref.folder, f"{block}.parquet", table)]
     )
+
+
+def embed_texts(clip: PlacedClip, texts: list[str]) -> Floats:
+    """Unit embeddings of texts, `[C, D]`."""
+    batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
+    filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
+    vectors: Floats = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()
+    return vectors
 
 
 def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:

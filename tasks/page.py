@@ -10,6 +10,8 @@ import pandas as pd
 from storage.errors import IncompleteError
 from storage.files import Folder
 from storage.shards import read_images
+from tasks.dissection.metrics import normal
+from tasks.evaluation.truth import names_of
 from tasks.images import decode
 from tasks.published import REPORT
 from tasks.report.page import render
@@ -73,10 +75,18 @@ def _layer(run: dict[str, Any], name: str, labels: pd.DataFrame, top_images: pd.
                 is_dead,
                 () if is_dead else tuple(_label(row) for row in table.itertuples()),
                 images.get(index, ()),
-                truth[number] if truth and 0 <= number < len(truth) else None,
+                _true_concept(truth[number], table["concept"].iloc[0])
+                if truth and 0 <= number < len(truth)
+                else None,
             )
         )
     return Layer(name, tuple(neurons))
+
+
+def _true_concept(line: str, label: str) -> str | None:
+    """What a neuron's true concept is called on the page: as its first label where that is right."""
+    names = names_of(line)
+    return label if normal(label) in map(normal, names) else next(iter(names), None)
 
 
 def _label(row: Any) -> Label:

@@ -298,7 +298,8 @@ class OutputSpec(Group):
     out: str | None = Field(None, description="Folder or URL for tables and report; the store's runs/ by default.")
     truth: str | None = Field(
         None,
-        description="True concepts of the last layer's neurons, a line each (or imagenet, sample): for accuracy.",
+        description="True concepts of the last layer's neurons, a line each, blank where it is not known, | between "
+        "names of one; a table unit,concept; imagenet or sample. For accuracy.",
     )
     top_images: int = Field(10, ge=1, description="Top images per neuron in the table and the report.")
     tau: str | None = Field(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from storage.errors import EmbeddingsError, SourceError
 from storage.files import is_local
-from tasks.concepts import concept_embeddings_of, concept_list, named_list
-from tasks.dissection.errors import ConceptError
+from tasks.concepts import concept_embeddings_of, concept_list
+from tasks.evaluation.truth import read_truth
 from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import check_devices
 from tasks.observation import traced_layers
@@ -20,16 +20,13 @@ def preflight(spec: DissectSpec) -> None:
     if spec.out and is_local(spec.out) and Path(spec.out).is_file():
         raise SourceError(f"--out {spec.out} is a file. It takes the folder where tables and report go.")
     concept_list(spec)
-    truth = true_concepts(spec)
+    truth = read_truth(spec.truth) if spec.truth else None
     layouts = traced_layers(spec)
     if truth is not None:
         last = list(layouts)[-1]
         num_neurons = layouts[last].num_neurons
-        if num_neurons != len(truth):
-            raise ConceptError(
-                f"--truth {spec.truth} has {len(truth)} concepts, and the last layer, {last}, has {num_neurons} "
-                "neurons. Line i is the true concept of neuron i of the last of --layers."
-            )
+        assert num_neurons is not None  # what has none is refused
+        truth.of(last, num_neurons)
     concept_embeddings_of(spec)
     if spec.image_embeddings:
         ImageEmbeddingsFile.at(spec.image_embeddings).digest()
@@ -49,8 +46,3 @@ def _same_dimensions(spec: DissectSpec) -> None:
             f"Image embeddings have {images} dimensions, and concept embeddings have {concepts}: they are of two "
             "different CLIP models. Both have to come from one."
         )
-
-
-def true_concepts(spec: DissectSpec) -> tuple[str, ...] | None:
-    """True concepts of the last layer's neurons, or None where they are not known."""
-    return named_list(spec.truth, truth=True).concepts if spec.truth else None

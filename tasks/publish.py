@@ -25,12 +25,12 @@ from storage.leases import Leases
 from storage.shards import MANIFEST
 from storage.tables import write_csv, write_parquet
 from tasks.concepts import concept_list
-from tasks.dissection.metrics import accuracy
+from tasks.dissection.metrics import accuracy, right_ranks
+from tasks.evaluation.truth import names_of, read_truth
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.page import write_report
 from tasks.parameters import Tau
 from tasks.passes import Pass
-from tasks.preflight import true_concepts
 from tasks.probe_index import INDEX
 from tasks.published import (
     DESCRIPTIONS,
@@ -91,7 +91,7 @@ def _asset(url: str) -> str:
 
 def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
     """Where a run's tables go, and whether just these already lie there unharmed."""
-    truth = true_concepts(spec)
+    truth = _truth(labels, spec)
     identity = {
         "version": VERSION,
         "labels": labels.digest,
@@ -207,14 +207,22 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
     }
 
 
+def _truth(labels: LabelPlan, spec: DissectSpec) -> tuple[str, ...] | None:
+    """A line for each neuron of the last layer: the names of its true concept."""
+    last = list(labels.activations.layouts)[-1]
+    return read_truth(spec.truth).of(last, labels.activations.num_neurons[last]) if spec.truth else None
+
+
 def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
-    truth = true_concepts(plan.spec)
+    truth = _truth(plan.labels, plan.spec)
     if truth is None:
         return None
     labels = plan.labels.labels(layer)
-    ranked = [group["concept"].tolist() for _, group in labels.groupby("neuron", sort=True)]
-    tops = {f"top{top}": accuracy(ranked, truth, top) for top in (1, 5) if top <= plan.spec.ranks}
-    return {"layer": layer, "neurons": len(truth), **tops, "truth": list(truth)}
+    known = {neuron: names_of(line) for neuron, line in enumerate(truth) if line}
+    ranked = [group["concept"].tolist() for neuron, group in labels.groupby("neuron", sort=True) if neuron in known]
+    ranks = right_ranks(ranked, list(known.values()))
+    tops = {f"top{top}": accuracy(ranks, top).value() for top in (1, 5) if top <= plan.spec.ranks}
+    return {"layer": layer, "neurons": len(known), **tops, "truth": list(truth)}
 
 
 def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:

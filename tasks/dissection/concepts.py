@@ -27,6 +27,16 @@ class ConceptList:
 
 def parse(data: bytes, origin: str) -> ConceptList:
     """The concepts in a UTF-8 text file, one a line. Raises `ConceptError` saying which line is wrong."""
+    found = lines(data, origin)
+    concepts = tuple(line for line in found if line)
+    return ConceptList(concepts, len(found) - len(concepts))
+
+
+def lines(data: bytes, origin: str) -> list[str]:
+    """All lines of a UTF-8 text file, blank ones too, without the blanks around them.
+
+    Raises `ConceptError` saying which line is wrong, or that none has text.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,13 +45,10 @@ def parse(data: bytes, origin: str) -> ConceptList:
             f"{origin}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8. "
             f"Save the file as UTF-8, for instance with `iconv -f latin1 -t utf-8 {origin}`."
         ) from error
-    lines = [line.strip() for line in text.replace("\r\n", "\n").split("\n")]
-    concepts = tuple(line for line in lines if line)
-    if not concepts:
+    found = [line.strip() for line in text.replace("\r\n", "\n").split("\n")]
+    if not any(found):
         raise ConceptError(f"{origin} holds no concept ({len(data)} bytes, no line with text). Write one a line.")
-    # What follows the last line break is not a blank line.
-    num_blank = len(lines) - len(concepts) - (0 if lines[-1] else 1)
-    return ConceptList(concepts, num_blank)
+    return found if found[-1] else found[:-1]  # what follows the last line break is not a line
 
 
 def common_words(name: str) -> ConceptList:

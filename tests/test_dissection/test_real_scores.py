@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.dissection.labels import Labels
-from tasks.dissection.metrics import accuracy
+from tasks.dissection.metrics import accuracy, right_ranks
 from tasks.dissection.similarity import SIMILARITIES, Variant, soft_wpmi
 from tests import reference
 from tests.test_dissection.conftest import LAYERS, Cifar10
@@ -45,7 +45,8 @@ def test_the_ten_outputs_are_named_by_their_classes(variant: Variant, cifar10: C
     of_classes = cifar10.P[:, cifar10.rows_of(cifar10.class_concepts)]
     labels = Labels.of(soft_wpmi(of_classes, cifar10.activations["linear"], variant=variant), 1)
     named = [[cifar10.class_concepts[row] for row in rows] for rows in labels.concept_rows]
-    assert accuracy(named, cifar10.class_concepts) == 1.0
+    ranks = right_ranks(named, [[name] for name in cifar10.class_concepts])
+    assert accuracy(ranks).value() == 1.0
 
 
 @pytest.mark.parametrize("variant", ["paper", "reference"])

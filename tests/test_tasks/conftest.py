@@ -60,6 +60,21 @@ def _nothing_loaded() -> Iterator[None]:
     load_clip.cache_clear()
 
 
+#: Writes lines into a file and gives its path.
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """For what users write by hand."""
+
+    def go(name: str, *lines: str) -> str:
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return str(tmp_path / name)
+
+    return go
+
+
 @dataclass(frozen=True)
 class Bench:
     """The tiny probe set, its embeddings, and a store of the test's own."""

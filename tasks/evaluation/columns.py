@@ -1,0 +1,77 @@
+"""Tables that users give, and their columns, which each tool calls its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from storage.errors import TableError
+from storage.files import split
+from storage.tables import read_csv, read_parquet
+
+#: What the column of units is called.
+UNIT = ("unit", "neuron")
+
+
+def is_table(url: str) -> bool:
+    """Whether a file is a table, going by its name."""
+    return url.lower().endswith((".csv", ".parquet"))
+
+
+def read_table(url: str) -> pd.DataFrame:
+    """A table that a user gives. Raises `TableError` where it is not there or is none."""
+    folder, name = split(url)
+    try:
+        if name.lower().endswith(".csv"):
+            return read_csv(folder, name)
+        if folder.exists(name):
+            return read_parquet(folder, name, alone=True)
+    except (FileNotFoundError, IsADirectoryError):
+        pass
+    raise TableError(f"There is no table {url}.")
+
+
+def column(table: pd.DataFrame, names: Sequence[str], origin: str) -> pd.Series:
+    """The column that has one of these names. Raises `TableError`."""
+    found = find(table, names)
+    if found is None:
+        raise TableError(
+            f"{origin} has no column {' or '.join(names)}, but {', '.join(map(str, table.columns)) or 'none'}. "
+            "Rename the one that holds it."
+        )
+    return found
+
+
+def find(table: pd.DataFrame, names: Sequence[str]) -> pd.Series | None:
+    """The column that has the first of these names that is there."""
+    for name in names:
+        if name in table:
+            return table[name]
+    return None
+
+
+def units_of(table: pd.DataFrame, origin: str, first_unit: int = 0) -> pd.Series:
+    """Numbers of units, from 0, for each row. Raises `TableError` for what is none."""
+    given = column(table, UNIT, origin)
+    units = numbers(given, origin)
+    wrong = units.isna() | (units % 1 != 0) | (units < first_unit)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise TableError(
+            f"{origin}, row {row + 1}: {given.iloc[row]!r} is no number of a unit, which are whole and begin at "
+            f"{first_unit}."
+        )
+    return units.astype(np.int64) - first_unit
+
+
+def numbers(given: pd.Series, origin: str) -> pd.Series:
+    """A column as float64, NaN where it is blank. Raises `TableError` for what is no number."""
+    is_blank = given.isna() | (given.astype(str).str.strip() == "")
+    values = pd.to_numeric(given.where(~is_blank), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = np.isnan(values) & ~is_blank & (given.astype(str).str.strip().str.lower() != "nan")
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise TableError(f"{origin}, row {row + 1}: {given.name} is {given.iloc[row]!r}, which is no number.")
+    return pd.Series(values, index=given.index)
