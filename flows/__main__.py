@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flows.engine.console import console, say
+from flows.engine.evaluate_commands import evaluate
 from flows.engine.failure import told_in_words
 from flows.engine.options import SpecCommand, build_spec, spec_options
 from flows.engine.remote_commands import cancel, deploy, status, submit
@@ -169,7 +170,7 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
         say(f"{images:,} drawn images: {folder}")
 
 
-for _command in (deploy, submit, status, cancel, verify, gc, runs):
+for _command in (evaluate, deploy, submit, status, cancel, verify, gc, runs):
     cli.add_command(_command)
 
 

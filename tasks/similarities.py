@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pandas as pd
 import zarr
 from torch import Tensor
 
 from storage import arrays
-from storage.files import Written
-from storage.tables import write_parquet
+from storage.completion import Rows
+from storage.files import Written, split
+from storage.tables import read_parquet, write_parquet
 from tasks import labelling
 from tasks.concepts import concept_list
 from tasks.labelling import Block, LabelPlan
@@ -41,3 +45,32 @@ def finish(plan: LabelPlan, layer: str) -> list[Written]:
 
 def _group(plan: LabelPlan) -> zarr.Group:
     return arrays.open_group(plan.store.similarities(plan.digest), {"labels": plan.digest})
+
+
+@dataclass(frozen=True)
+class KeptSimilarities:
+    """What a finished run kept of a layer."""
+
+    group: zarr.Group
+    layer: str
+    #: Columns of the array, `[C]`.
+    concepts: list[str]
+
+    @classmethod
+    def of(cls, run: dict[str, Any], layer: str) -> KeptSimilarities | None:
+        """Those of a run, going by its `run.json`; None where it kept none, or they are not there any more.
+
+        Raises `IdentityError` where others lie in their place.
+        """
+        if not run.get("similarities"):
+            return None
+        folder, name = split(run["similarities"])
+        table = name.removesuffix(".zarr") + ".parquet"
+        if not (folder.exists(name) and folder.exists(table)):
+            return None
+        group = arrays.open_group(folder.path(name), {"labels": run["digests"]["labels"]})
+        return cls(group, layer, read_parquet(folder, table)["concept"].tolist())
+
+    def rows(self, neurons: Rows) -> arrays.Block:
+        """Similarities of some neurons with all concepts, `[n, C]`. Raises `ArrayError`."""
+        return arrays.read_rows(self.group, self.layer, neurons)

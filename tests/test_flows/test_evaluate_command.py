@@ -1,0 +1,55 @@
+"""The command `evaluate`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from flows.__main__ import cli
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "labels.csv"
+    file.write_text("layer,unit,description,similarity\nfc,0,cat,3\nfc,1,dog,2\nfc,2,owl,1\n")
+    (tmp_path / "truth.txt").write_text("CAT\nwolf | Dog\nfox\n")
+    return file
+
+
+def evaluate(table: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", str(table), "--truth", str(table.with_name("truth.txt")), *options])
+
+
+def test_figures_are_printed_and_written(table: Path, tmp_path: Path) -> None:
+    done = evaluate(table, "--tau", "1.5", "--out", str(tmp_path / "figures.json"))
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "fc: 3 units, 3 with a known concept" in printed
+    assert "top-1 accuracy 66.67% 0.00% – 100.00% 3" in printed
+    assert "ROC-AUC of the similarity 1.000" in printed
+    assert "interpretable 66.67%" in printed and "τ = 1.5" in printed
+    assert "Note: Of a unit, 1 labels are known at most" in printed
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["figures"]["top1_accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+def test_a_seed_and_a_number_of_resamples_may_be_chosen(table: Path) -> None:
+    def interval(*options: str) -> str:
+        return next(line for line in evaluate(table, *options).output.splitlines() if "top-1" in line)
+
+    assert interval("--bootstrap", "3", "--seed", "1") == interval("--bootstrap", "3", "--seed", "1")
+    assert len({interval("--bootstrap", "3", "--seed", str(seed)) for seed in range(6)}) > 1
+    assert "–" not in interval("--bootstrap", "0")
+
+
+def test_what_is_wrong_is_told_in_a_line_and_nothing_is_written(table: Path, tmp_path: Path) -> None:
+    refused = evaluate(table, "--out", str(tmp_path / "figures.xlsx"))
+    assert refused.exit_code == 1 and "written as .json or .csv" in refused.output
+    unknown = evaluate(table, "--layer", "fcc", "--out", str(tmp_path / "figures.csv"))
+    assert unknown.exit_code == 1 and "Nearest: fc" in unknown.output and "Traceback" not in unknown.output
+    folder = evaluate(tmp_path)
+    assert folder.exit_code == 1 and "holds no run.json" in folder.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv", "truth.txt"]
