@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from flows.engine.console import console, say
-from flows.engine.evaluate_commands import evaluate
+from flows.engine.evaluate_commands import evaluate, reproduce
 from flows.engine.failure import told_in_words
+from flows.engine.local import engine
 from flows.engine.options import SpecCommand, build_spec, spec_options
 from flows.engine.remote_commands import cancel, deploy, status, submit
 from flows.engine.store_commands import gc, runs, verify
@@ -40,7 +41,7 @@ def cli(context: click.Context, debug: bool) -> None:
 def run(spec_file: Path | None, **options: Any) -> None:
     """Dissects a network: images to labels and report."""
     spec = build_spec(DissectSpec, spec_file, options)
-    with _engine():
+    with engine():
         from flows.dissect import dissect
 
         published = dissect(spec)
@@ -52,7 +53,7 @@ def run(spec_file: Path | None, **options: Any) -> None:
 def shard(spec_file: Path | None, **options: Any) -> None:
     """Stage 1: packs probe images into WebDataset shards with an index."""
     spec = build_spec(ShardSpec, spec_file, options)
-    with _engine(), _runners(spec) as runners:
+    with engine(), _runners(spec) as runners:
         from flows.shard_probe import shard_probe
 
         probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
@@ -65,7 +66,7 @@ def shard(spec_file: Path | None, **options: Any) -> None:
 def embed(spec_file: Path | None, **options: Any) -> None:
     """Stage 2a: embeds the probe images, and the concepts where they are given."""
     spec = build_spec(EmbedSpec, spec_file, options)
-    with _engine(), _runners(spec) as runners:
+    with engine(), _runners(spec) as runners:
         from flows.observe_probe import observe_probe
 
         plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(embed=spec)
@@ -78,7 +79,7 @@ def embed(spec_file: Path | None, **options: Any) -> None:
 def record(spec_file: Path | None, **options: Any) -> None:
     """Stage 2b: records the activations of the network's layers."""
     spec = build_spec(RecordSpec, spec_file, options)
-    with _engine(), _runners(spec) as runners:
+    with engine(), _runners(spec) as runners:
         from flows.observe_probe import observe_probe
 
         plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(record=spec)
@@ -91,7 +92,7 @@ def record(spec_file: Path | None, **options: Any) -> None:
 def label(spec_file: Path | None, **options: Any) -> None:
     """Stage 3: labels the neurons from embeddings and activations."""
     spec = build_spec(LabelSpec, spec_file, options)
-    with _engine(), _runners(spec) as runners:
+    with engine(), _runners(spec) as runners:
         from flows.label_neurons import label_neurons
         from tasks.labelling import notes
 
@@ -170,23 +171,8 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
         say(f"{images:,} drawn images: {folder}")
 
 
-for _command in (evaluate, deploy, submit, status, cancel, verify, gc, runs):
+for _command in (evaluate, reproduce, deploy, submit, status, cancel, verify, gc, runs):
     cli.add_command(_command)
-
-
-@contextmanager
-def _engine() -> Iterator[None]:
-    """A Prefect server for the flows inside; progress and errors go to the terminal."""
-    context = click.get_current_context()
-    with told_in_words(context):
-        from flows.engine.server import prefect_server
-
-        with prefect_server(verbose=context.obj["debug"]):
-            from flows.engine.progress import observed_by
-            from flows.engine.terminal import TerminalProgress
-
-            with observed_by(TerminalProgress(console())):
-                yield
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from storage.tables import read_csv, read_parquet
 
 #: What the column of units is called.
 UNIT = ("unit", "neuron")
+#: Units of a layer are fewer: a number beyond is a mistake, and a line for each below would not fit in memory.
+MOST_UNITS = 1 << 26
 
 
 def is_table(url: str) -> bool:
@@ -56,12 +58,12 @@ def units_of(table: pd.DataFrame, origin: str, first_unit: int = 0) -> pd.Series
     """Numbers of units, from 0, for each row. Raises `TableError` for what is none."""
     given = column(table, UNIT, origin)
     units = numbers(given, origin)
-    wrong = units.isna() | (units % 1 != 0) | (units < first_unit)
+    wrong = units.isna() | (units % 1 != 0) | (units < first_unit) | (units >= MOST_UNITS)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise TableError(
-            f"{origin}, row {row + 1}: {given.iloc[row]!r} is no number of a unit, which are whole and begin at "
-            f"{first_unit}."
+            f"{origin}, row {row + 1}: {given.iloc[row]!r} is no number of a unit, which are whole, begin at "
+            f"{first_unit} and are below {MOST_UNITS:,}."
         )
     return units.astype(np.int64) - first_unit
 

@@ -118,7 +118,7 @@ def evaluate(question: Question) -> Evaluation:
 def _truth(question: Question, table: LabelTable) -> Truth | None:
     if question.truth:
         return read_truth(question.truth)
-    known = table.run["accuracy"] if table.run else None
+    known = (table.run or {}).get("accuracy")
     if known and known["layer"] == table.layer:
         return Truth(f"of {question.source}", tuple(known["truth"]))
     return None
@@ -174,7 +174,7 @@ def _figures_of_all(question: Question, table: LabelTable) -> Iterator[Figure]:
     if labels:
         yield Figure("distinct_labels", metrics.distinct(labels), None, None, len(labels), note)
         yield Figure("entropy_bits", metrics.entropy(labels), None, None, len(labels), note)
-    tau = question.tau or (table.run["tau"] if table.run else None)
+    tau = question.tau or (table.run or {}).get("tau")
     if tau is None:
         return
     cut = Tau.of(tau)

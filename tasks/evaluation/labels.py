@@ -11,11 +11,11 @@ import pandas as pd
 
 from storage.errors import TableError
 from storage.files import Folder
-from storage.tables import read_parquet
 from tasks.dissection.errors import UnknownNameError
 from tasks.evaluation.columns import column, find, is_table, numbers, read_table, units_of
 from tasks.label_tables import DEAD
-from tasks.publish import LABELS, read_run
+from tasks.published import LABELS, read_run
+from tasks.published import read_table as read_published
 
 #: What columns are called, the first that a table has.
 LAYER, LABEL = ("layer",), ("description", "label", "concept")
@@ -59,9 +59,7 @@ def read_labels(source: str, layer: str | None = None, first_unit: int = 0) -> L
         return _of_layer(read_table(source), source, layer, first_unit)
     folder = Folder.at(source)
     run = read_run(folder)
-    found = _of_layer(
-        read_parquet(folder, LABELS, alone=True), folder.path(LABELS), layer or list(run["layers"])[-1], 0
-    )
+    found = _of_layer(read_published(folder, LABELS), folder.path(LABELS), layer or list(run["layers"])[-1], 0)
     return LabelTable(found.rows, found.layer, run["layers"][found.layer]["neurons"], run)
 
 

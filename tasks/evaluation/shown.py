@@ -12,18 +12,19 @@ from storage.errors import TableError
 from storage.files import split
 from storage.tables import write_csv
 from tasks.evaluation.figures import Evaluation, as_table
+from tasks.printable import printable
 
 #: How each figure is called and written.
 SHOWN = {
     "top1_accuracy": ("top-1 accuracy", ".2%"),
     "top5_accuracy": ("top-5 accuracy", ".2%"),
-    "mean_rank": ("mean rank of the right concept", ".2f"),
-    "median_rank": ("median rank of the right concept", ".1f"),
-    "roc_auc": ("ROC-AUC of the similarity", ".3f"),
-    "clip_cosine": ("cosine in the CLIP text space", ".4f"),
-    "sentence_cosine": ("cosine in the sentence space", ".4f"),
+    "mean_rank": ("mean rank", ".2f"),
+    "median_rank": ("median rank", ".1f"),
+    "roc_auc": ("ROC-AUC", ".3f"),
+    "clip_cosine": ("CLIP cosine", ".4f"),
+    "sentence_cosine": ("sentence cosine", ".4f"),
     "distinct_labels": ("distinct labels", ".0f"),
-    "entropy_bits": ("entropy of labels, bits", ".2f"),
+    "entropy_bits": ("entropy, bits", ".2f"),
     "interpretable": ("interpretable", ".2%"),
 }
 #: Endings of files that figures can be written to.
@@ -33,7 +34,7 @@ ENDINGS = (".json", ".csv")
 def lines(evaluation: Evaluation) -> Iterator[Table | str]:
     """The table, then what is to be said of it."""
     known = "" if evaluation.num_known is None else f", {evaluation.num_known:,} with a known concept"
-    title = f"{escape(evaluation.layer)}: {evaluation.num_units:,} units{known}"
+    title = f"{escape(printable(evaluation.layer))}: {evaluation.num_units:,} units{known}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("figure")
     table.add_column("value", justify="right", style="bold")
@@ -47,7 +48,7 @@ def lines(evaluation: Evaluation) -> Iterator[Table | str]:
         table.add_row(name, _number(one.value, form), "-" if has_none else between, f"{one.num_units:,}", one.note)
     yield table
     for note in evaluation.notes:
-        yield f"Note: {note}"
+        yield f"Note: {escape(printable(note))}"
 
 
 def check_ending(out: str) -> None:

@@ -29,7 +29,7 @@ def test_figures_are_printed_and_written(table: Path, tmp_path: Path) -> None:
     printed = " ".join(done.output.split())
     assert "fc: 3 units, 3 with a known concept" in printed
     assert "top-1 accuracy 66.67% 0.00% – 100.00% 3" in printed
-    assert "ROC-AUC of the similarity 1.000" in printed
+    assert "ROC-AUC 1.000" in printed
     assert "interpretable 66.67%" in printed and "τ = 1.5" in printed
     assert "Note: Of a unit, 1 labels are known at most" in printed
     written = json.loads((tmp_path / "figures.json").read_text())

@@ -90,6 +90,7 @@ def test_words_that_pandas_takes_for_nothing_are_labels_and_blank_is_none(write:
         (["unit,text", "0,cat"], ["no column description or label or concept"]),
         (["unit,label", "0,cat", "x,dog"], ["row 2", "unit is 'x'"]),
         (["unit,label", "1.5,cat"], ["row 1", "'1.5'", "begin at 0"]),
+        (["unit,label", "1e12,cat"], ["row 1", "below 67,108,864"]),
         (["unit,label,similarity", "0,cat,high"], ["row 1", "similarity is 'high'"]),
         (["unit,label,rank", "0,cat,1", "0,dog,1"], ["two labels of rank 1 for unit 0"]),
         (["unit,label,rank", "0,cat,1", "0,dog,"], ["1 labels without a rank, of 2"]),
@@ -227,7 +228,9 @@ def test_a_run_is_judged_by_its_own_truth_and_as_it_judged_itself(labelled_bench
         evaluate(Question(str(tmp_path / "out"), "sample"))
 
 
-def test_kept_similarities_give_the_rank_of_every_right_concept(bench: Bench, tmp_path: Path) -> None:
+def test_kept_similarities_give_the_rank_of_every_right_concept(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "truth.csv").write_text("unit,concept\n0,grey\n1,green\n2,red\n3,mauve\n")
     out = tmp_path / "out"
     run = run_of(bench, out, ranks=1, keep_similarities=True, truth=str(bench.concepts))
@@ -243,6 +246,17 @@ def test_kept_similarities_give_the_rank_of_every_right_concept(bench: Bench, tm
     assert values(found)["top1_accuracy"] == 0.25 and values(found)["top5_accuracy"] == 0.75
     assert any(note.startswith("The concept of 1 units is none that units are labelled with") for note in found.notes)
     assert "Ranks are among all 4 concepts." in found.notes
+    monkeypatch.setattr("tasks.evaluation.units.SIMILARITIES_HELD", 2 * 4)  # two neurons at a time
+    assert evaluate(Question(str(out), str(tmp_path / "truth.csv"))) == found
+
+
+def test_a_dead_unit_is_wrong_whatever_its_similarities(bench: Bench, tmp_path: Path) -> None:
+    out, truth = tmp_path / "out", tmp_path / "truth.txt"
+    run_of(bench, out, keep_similarities=True)
+    truth.write_text("red\ngreen\nblue\ngrey | red | green | blue\n")  # any concept would be right
+    found = evaluate(Question(str(out), str(truth), layer="conv"))
+    assert values(found)["top1_accuracy"] == values(found)["top5_accuracy"] == 0.75
+    assert values(found)["mean_rank"] == 1.0 and figure(found, "mean_rank").num_units == 3
 
 
 def test_similarities_that_are_gone_leave_the_ranks_of_the_table(bench: Bench, tmp_path: Path) -> None:
