@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,6 +21,8 @@ from tasks.shard import probe_at
 
 #: Different images on one page; with more, each neuron shows fewer. About 3 KB each.
 MAX_THUMBNAILS = 4_000
+#: Pixels.
+THUMBNAIL_SIDE = 96
 
 
 def write_report(
@@ -35,7 +37,7 @@ def write_report(
         rejects=tuple(zip(rejects["path"], rejects["reason"], strict=True)),
         notes=tuple(run["notes"]),
     )
-    out.write(REPORT, render(report, _thumbnails(Folder(run["probe"]), shown)).encode())
+    out.write(REPORT, render(report, _thumbnails(run, shown)).encode())
 
 
 def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
@@ -45,17 +47,23 @@ def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
     return top_images[top_images["rank"] <= ranks]
 
 
-def _thumbnails(probe: Folder, top_images: pd.DataFrame) -> dict[str, bytes]:
+def _thumbnails(run: dict[str, Any], top_images: pd.DataFrame) -> dict[str, bytes]:
+    names = dict(zip(top_images["row"], top_images["image"], strict=True))
+    return {names[row]: jpeg for row, jpeg in thumbnails(run, top_images["row"], THUMBNAIL_SIDE)}
+
+
+def thumbnails(run: dict[str, Any], rows: Iterable[int], side: int) -> Iterator[tuple[int, bytes]]:
+    """JPEGs of images of a run's probe set, by their rows. Raises `IncompleteError` where it is not there."""
+    probe = Folder(run["probe"])
     try:
         found = probe_at(probe)
     except OSError as error:
         raise IncompleteError(
-            f"The run's probe set {probe.url}, whose images the report shows, cannot be read ({error}). Bring it "
+            f"The run's probe set {probe.url}, whose images the page shows, cannot be read ({error}). Bring it "
             "back, or run again."
         ) from error
-    wanted = found.chosen(sorted(top_images["row"].unique()))
-    paths = wanted.set_index("row")["path"]
-    return {paths[row]: thumbnail(decode(data)) for row, data in read_images(probe, wanted)}
+    for row, data in read_images(probe, found.chosen(sorted(set(rows)))):
+        yield row, thumbnail(decode(data), side)
 
 
 def _layer(run: dict[str, Any], name: str, labels: pd.DataFrame, top_images: pd.DataFrame) -> Layer:

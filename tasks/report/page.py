@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,16 +25,28 @@ def render(report: Report, thumbnails: Mapping[str, bytes]) -> str:
     Every string of `report` is shown as text, whatever it contains. The result encodes to UTF-8
     even where file names held bytes that are not.
     """
-    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("cards.js", "page.js"))
+    return filled(
+        "page.html",
+        ("cards.js", "page.js"),
+        ("page.css",),
+        report=report,
+        summaries=summarise(report.layers),
+        max_rejects=MAX_REJECTS,
+        payload=payload(report.layers, thumbnails),
+    )
+
+
+def filled(template: str, scripts: Sequence[str], styles: Sequence[str], **values: Any) -> str:
+    """A template of this folder with scripts and styles in it, and a policy that admits just that script."""
+    script, style = (
+        "\n".join((HERE / name).read_text(encoding="utf-8") for name in names) for names in (scripts, styles)
+    )
     html = (
         _environment()
-        .get_template("page.html")
+        .get_template(template)
         .render(
-            report=report,
-            summaries=summarise(report.layers),
-            max_rejects=MAX_REJECTS,
-            payload=payload(report.layers, thumbnails),
-            style=(HERE / "page.css").read_text(encoding="utf-8"),
+            **values,
+            style=style,
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         )
