@@ -14,6 +14,7 @@ from flows.engine.evaluate_commands import evaluate, reproduce
 from flows.engine.failure import told_in_words
 from flows.engine.local import engine
 from flows.engine.options import SpecCommand, build_spec, spec_options
+from flows.engine.rating_commands import rate, ratings
 from flows.engine.remote_commands import cancel, deploy, status, submit
 from flows.engine.store_commands import gc, runs, verify
 from tasks.parameters import EngineSpec
@@ -171,7 +172,7 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
         say(f"{images:,} drawn images: {folder}")
 
 
-for _command in (evaluate, reproduce, deploy, submit, status, cancel, verify, gc, runs):
+for _command in (evaluate, reproduce, rate, ratings, deploy, submit, status, cancel, verify, gc, runs):
     cli.add_command(_command)
 
 
