@@ -178,7 +178,7 @@ _PATTERNS = [
         ("lease", rf"(?:leases/[^/]+|runs/{_DIGEST}/run\.json)(?:\.lock|/\d{{10}})"),
         (
             "published run",
-            rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|report\.html|(?:labels|descriptions)\.csv"
+            rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"
             r"|(?:labels|top_images|rejects)\.parquet)",
         ),
     )

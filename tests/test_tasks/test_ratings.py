@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from flows.__main__ import cli
 from flows.engine.rating_commands import SCALE_NAMES
 from storage.errors import IncompleteError
+from storage.verify import verify
 from tasks.published import LABELS
 from tasks.rate import RATE, Sampling, write_rate_page
 from tasks.rated_items import Item, drawn
@@ -231,3 +232,10 @@ def test_the_commands_make_a_page_and_print_the_tables(filled: Filled, write: Wr
 
 def test_the_command_offers_all_scales() -> None:
     assert tuple(SCALES) == SCALE_NAMES
+
+
+def test_a_page_in_the_folder_of_a_run_in_the_store_is_no_foreign_file(filled: Filled, small_groups: None) -> None:
+    [run] = filled.store.glob("runs/*/run.json")
+    list(write_rate_page(str(run.parent), Sampling("1-5", 2, 0, 0)))
+    assert (run.parent / RATE).exists()
+    assert verify(str(filled.store)).problems == {}
