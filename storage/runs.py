@@ -5,7 +5,7 @@ A run's folder may lie anywhere, also where it cannot be seen now. So a record c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -111,10 +111,10 @@ def known(store: Store, outs: Iterable[Folder]) -> list[Run]:
     return list(runs.values())
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
-    """Parameters that are not the same in all runs, but for where these are published."""
-    names = dict.fromkeys(name for run in runs for name in run.spec if name != "out")
-    return [name for name in names if len({canonical({"is": run.spec.get(name)}) for run in runs}) > 1]
+def differences(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Parameters that are not the same in the specs of all runs, but for where these are published."""
+    names = dict.fromkeys(name for spec in specs for name in spec if name != "out")
+    return [name for name in names if len({canonical({"is": spec.get(name)}) for spec in specs}) > 1]
 
 
 def where(out: Folder, store: Store) -> str:

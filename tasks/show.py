@@ -53,7 +53,7 @@ def layers_table(layers: Iterable[TracedLayer]) -> Table:
         kind = str(layer.layout or "-")
         if layer.num_calls != 1:
             kind = f"runs {layer.num_calls} times: cannot be recorded"
-        table.add_row(_text(layer.name), _text(layer.kind), shape, kind, str(layer.num_neurons or "-"))
+        table.add_row(literal(layer.name), literal(layer.kind), shape, kind, str(layer.num_neurons or "-"))
     return table
 
 
@@ -61,26 +61,26 @@ def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]
     """What a run prints at its end: first labels of each layer, accuracy, notes, where everything lies."""
     labels = read_table(out, LABELS)
     first = labels[labels["rank"] == 1]
-    tau = _text(run["tau"])
+    tau = literal(run["tau"])
     for layer, facts in run["layers"].items():
         flaws = {"dead": facts["dead"], "nearly constant": facts["nearly_constant"]}
         told = "".join(f", {number} {flaw}" for flaw, number in flaws.items() if number)
         yield (
-            f"\n[bold]{_text(layer)}[/bold]: {facts['neurons']} neurons{told}, {facts['distinct_labels']} labels, "
+            f"\n[bold]{literal(layer)}[/bold]: {facts['neurons']} neurons{told}, {facts['distinct_labels']} labels, "
             f"{'-' if facts['interpretable'] is None else facts['interpretable']} interpretable (τ = {tau})"
         )
         shown = first[first["layer"] == layer].head(num_shown)
         pairs = zip(shown["neuron"], shown["concept"], strict=True)
         more = " …" if facts["neurons"] > num_shown else ""
-        yield "  " + ", ".join(f"{neuron} {_text(concept)}" for neuron, concept in pairs) + more
+        yield "  " + ", ".join(f"{neuron} {literal(concept)}" for neuron, concept in pairs) + more
     accuracy = run["accuracy"]
     if accuracy:
         tops = ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in TOPS.items() if top in accuracy)
-        yield f"\nAccuracy of {_text(accuracy['layer'])} on {accuracy['neurons']} known neurons: {tops}"
+        yield f"\nAccuracy of {literal(accuracy['layer'])} on {accuracy['neurons']} known neurons: {tops}"
     for note in run["notes"]:
-        yield f"Note: {_text(note)}"
-    yield f"\nTables  {_text(out.path(LABELS))}, labels.csv, descriptions.csv, top_images.parquet"
-    yield f"Report  {_text(out.path('report.html'))}"
+        yield f"Note: {literal(note)}"
+    yield f"\nTables  {literal(out.path(LABELS))}, labels.csv, descriptions.csv, top_images.parquet"
+    yield f"Report  {literal(out.path('report.html'))}"
 
 
 TOPS = {"top1": "top-1", "top5": "top-5"}
@@ -97,7 +97,7 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
         first = first.sort_values("similarity", ascending=False, kind="stable")
     shown = first.head(wanted.limit)
     cut = f", first {len(shown)}" if len(shown) < len(first) else ""
-    table = Table(title=f"{_text(layer)}: {len(first)} neurons{cut}", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"{literal(layer)}: {len(first)} neurons{cut}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("neuron", justify="right")
     table.add_column("label", style="bold")
     table.add_column("similarity", justify="right")
@@ -107,12 +107,12 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
     for row in shown.itertuples():
         rest = labels[(labels["neuron"] == row.neuron) & (labels["rank"] > 1)]
         others = ", ".join(
-            f"{_text(concept)} {similarity:.2f}"
+            f"{literal(concept)} {similarity:.2f}"
             for concept, similarity in zip(rest["concept"], rest["similarity"], strict=True)
         )
         table.add_row(
             str(row.neuron),
-            _text(row.concept),
+            literal(row.concept),
             f"{row.similarity:.3f}",
             _number(row.margin, ".3f"),
             _number(row.null_quantile, ".1%"),
@@ -126,6 +126,6 @@ def _number(value: Any, form: str) -> str:
     return "-" if pd.isna(value) else format(value, form)
 
 
-def _text(value: object) -> str:
+def literal(value: object) -> str:
     """A name or label as it is: neither markup nor control characters in it act."""
     return escape(printable(str(value)))

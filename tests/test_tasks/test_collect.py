@@ -252,7 +252,7 @@ def test_runs_on_record_say_where_and_of_what(filled: Filled) -> None:
     elsewhere, inside = recorded(store)
     assert elsewhere.out == str(filled.out) and inside.out == f"runs/{inside.digest}"
     assert elsewhere.counts | {"images": 53, "concepts": 4, "neurons": 8} == elsewhere.counts
-    assert elsewhere.digests == inside.digests and differences([elsewhere, inside]) == ["top_images"]
+    assert elsewhere.digests == inside.digests and differences([elsewhere.spec, inside.spec]) == ["top_images"]
     (filled.store / "runs" / f"{elsewhere.name}.json").unlink()
     [plan, _] = filled.runs()  # done before, and recorded where it was not
     assert plan.is_done and {one.out for one in recorded(store)} == {elsewhere.out, inside.out}
