@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from flows.engine.compare_commands import compare
 from flows.engine.console import console, say
 from flows.engine.evaluate_commands import evaluate, reproduce
 from flows.engine.failure import told_in_words
@@ -172,7 +173,12 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
         say(f"{images:,} drawn images: {folder}")
 
 
-for _command in (evaluate, reproduce, rate, ratings, deploy, submit, status, cancel, verify, gc, runs):
+_OTHERS = (
+    *(compare, evaluate, reproduce, rate, ratings),
+    *(deploy, submit, status, cancel),
+    *(verify, gc, runs),
+)
+for _command in _OTHERS:
     cli.add_command(_command)
 
 

@@ -77,6 +77,7 @@ class _Run(_Part):
     digest: str
     spec: _Spec
     probe: str
+    digests: dict[str, str]
     counts: _Counts
     layers: dict[str, _Layer] = Field(min_length=1)
     hyperparameters: dict[str, float]

@@ -101,6 +101,7 @@ def write_published(
         "probe": probe.url,
         "counts": {"images": 2, "rejects": 1, "concepts": 4},
         "layers": {layer: counts},
+        "digests": {"probe": "0"},
         "hyperparameters": {"top_k": 5, "lam": 1.0},
         "tau": "0.16",
         "accuracy": {"layer": layer, "neurons": 2, "top1": 0.5, "truth": ["red", "d"]},

@@ -103,6 +103,18 @@ def test_layers_lists_names_types_and_shapes() -> None:
     assert "relu" not in invoke("layers", "tests.tiny_models:colours", "--match", "h*")
 
 
+def test_compare_puts_runs_side_by_side_and_writes_tables(base: dict[str, Any], tmp_path: Path) -> None:
+    text = invoke("compare", base["out"], base["out"], "--layers", "head=conv", "--out", str(tmp_path / "tables"))
+    assert "The parameters are the same." in text and "head → conv" in text
+    for name in ("changed", "matches", "concepts"):
+        assert f"Table: {tmp_path / 'tables' / name}.csv" in text
+    assert len(pd.read_csv(tmp_path / "tables" / "matches.csv")) == 4
+    alone = CliRunner().invoke(cli, ["compare", base["out"]])
+    assert alone.exit_code == 2 and "two runs or more" in alone.output
+    nowhere = CliRunner().invoke(cli, ["compare", base["out"], str(tmp_path)])
+    assert nowhere.exit_code == 1 and "holds no run.json" in nowhere.output
+
+
 def test_show_filters_by_layer_concept_and_neuron(base: dict[str, Any]) -> None:
     out = base["out"]
     assert "(dead)" in invoke("show", out)
