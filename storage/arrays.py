@@ -25,8 +25,9 @@ from zarr.storage import LocalStore, WrapperStore
 
 from storage import identity
 from storage.completion import Rows
+from storage.disk import writing_in
 from storage.errors import ArrayError, RegionError
-from storage.files import Folder, Written, is_local, writing_in
+from storage.files import Folder, Written, is_local
 from storage.identity import Identity
 from storage.zarr_store import RemoteStore
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from storage import disk
 from storage.files import Folder, Written
 
 Item = TypeVar("Item")
@@ -38,7 +40,10 @@ class Completion:
         return self.folder.is_file(f"{name}.json")
 
     def mark(self, name: str, facts: Mapping[str, Any], files: Iterable[Written] = ()) -> Written:
-        """Records that `name` is finished, and vouches for `files`; call it when its data is safely written."""
+        """Records that `name` is finished, and vouches for `files`, which are on the disk before it is."""
+        files = list(files)
+        if self.folder.is_local:
+            disk.sync(Path(one.url) for one in files)
         return self.folder.write_json(f"{name}.json", {**facts, FILES: vouched(self.folder, files)})
 
     def facts(self, name: str) -> dict[str, Any]:

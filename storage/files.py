@@ -5,12 +5,9 @@ What is written is given back with its size and SHA-256, for a marker to vouch f
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,23 +20,19 @@ from typing import IO, Any, TypeVar
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from storage.errors import DamagedError, WriteError
+from storage import disk
+from storage.errors import DamagedError
 from storage.json_text import checked, with_checksum
 from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
 VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
-#: What a disk says that is full or whose quota is, that is read-only, and that is somebody else's.
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
 
 T = TypeVar("T")
 
 
 #: What file systems call the time of the last write: local ones, S3, Google's, those in memory.
 MODIFIED_FIELDS = ("mtime", "LastModified", "updated", "created")
-#: Ending of a file that is being written.
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Found:
     @property
     def is_partial(self) -> bool:
         """Whether it is being written, or was when its writer died."""
-        return self.path.endswith(PARTIAL)
+        return self.path.endswith(disk.PARTIAL)
 
     @property
     def has_writer(self) -> bool:
@@ -143,7 +136,7 @@ class Folder:
         except FileNotFoundError:
             return []
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return sorted(name for name in names if not name.endswith(PARTIAL))
+        return sorted(name for name in names if not name.endswith(disk.PARTIAL))
 
     def files(self) -> list[Found]:
         """All files below, sorted; none where the folder is not there."""
@@ -212,7 +205,7 @@ class Folder:
     def write(self, name: str, data: bytes) -> Written:
         """Writes a file whole: a reader sees the old one, or the new one, never a part."""
         if self.is_local:
-            with _local_writing(Path(self.path(name))) as file:
+            with disk.writing(Path(self.path(name))) as file:
                 file.write(data)
         else:
             self._do("writing", name, lambda fs, path: put(fs, path, data))
@@ -237,7 +230,7 @@ class Folder:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file object whose bytes become the file when the `with` ends well, and vanish when it does not."""
         if self.is_local:
-            with _local_writing(Path(self.path(name))) as file:
+            with disk.writing(Path(self.path(name))) as file:
                 yield file
             return
         with temporary_file() as file:
@@ -293,42 +286,3 @@ def split(url: str) -> tuple[Folder, str]:
 def is_local(url: str) -> bool:
     """Whether a URL means this machine's file system."""
     return "://" not in url and "::" not in url
-
-
-@contextmanager
-def _local_writing(path: Path) -> Iterator[IO[bytes]]:
-    with writing_in(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
-    """Raises `WriteError` where nothing can be written in a folder of this machine: why, and the way out."""
-    try:
-        yield
-    except OSError as error:
-        # What is read while something is written may fail for the same reason, and is named in its error.
-        is_elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(folder)
-        if error.errno not in NOT_WRITABLE or is_elsewhere:
-            raise
-        if error.errno in NO_SPACE:
-            what = f"No space left to write in {folder} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
-            way_out = "free some space"
-        else:
-            what, way_out = f"Nothing can be written in {folder} ({error.strerror})", "make it writable"
-        raise WriteError(
-            error.errno,
-            f"{what}. What was finished is kept: {way_out}, or choose another --store or --out, and run the same "
-            "command again.",
-        ) from error

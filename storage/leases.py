@@ -23,7 +23,8 @@ from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from storage.files import Folder, writing_in
+from storage.disk import writing_in
+from storage.files import Folder
 from storage.identity import digest_of_bytes
 
 Item = TypeVar("Item")

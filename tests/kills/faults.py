@@ -43,7 +43,7 @@ def block_before_its_similarities() -> None:
 
 def files_written_in_place() -> None:
     """A file has its name before it is whole."""
-    from storage import files
+    from storage import disk
 
     @contextmanager
     def in_place(path: Path) -> Iterator[IO[bytes]]:
@@ -51,7 +51,7 @@ def files_written_in_place() -> None:
         with path.open("wb") as file:
             yield file
 
-    files._local_writing = in_place
+    disk.writing = in_place
 
 
 def leases_for_all() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -88,3 +91,21 @@ def test_data_beside_the_markers_is_no_marker(folder: Folder) -> None:
     folder.write("labels.parquet", b"")
     (folder / "conv1").write("x.json", b"{}")
     assert Completion(folder).done() == frozenset()
+
+
+def test_data_and_their_names_are_on_the_disk_before_a_marker_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def listening(file: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    folder = Folder.at(str(tmp_path))
+    data = (folder / "arrays").write("shard", b"data")
+    monkeypatch.setattr(os, "fsync", listening)
+    Completion(folder / "done").mark("0", {}, [data])
+    assert synced[:2] == [str(tmp_path / "arrays" / "shard"), str(tmp_path / "arrays")]
+    assert re.fullmatch(r".*/done/\.0\.json\..*\.partial", synced[2])

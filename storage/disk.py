@@ -1,0 +1,71 @@
+"""Disks of this machine: files written whole, trouble told, and data there before a marker says that it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from storage.errors import WriteError
+
+#: What a disk says that is full or whose quota is, that is read-only, and that is somebody else's.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
+#: Ending of a file that is being written.
+PARTIAL = ".partial"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file object whose bytes become the file when the `with` ends well, and vanish when it does not."""
+    with writing_in(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Raises `WriteError` where nothing can be written in a folder of this machine: why, and the way out."""
+    try:
+        yield
+    except OSError as error:
+        # What is read while something is written may fail for the same reason, and is named in its error.
+        is_elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(folder)
+        if error.errno not in NOT_WRITABLE or is_elsewhere:
+            raise
+        if error.errno in NO_SPACE:
+            what = f"No space left to write in {folder} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
+            way_out = "free some space"
+        else:
+            what, way_out = f"Nothing can be written in {folder} ({error.strerror})", "make it writable"
+        raise WriteError(
+            error.errno,
+            f"{what}. What was finished is kept: {way_out}, or choose another --store or --out, and run the same "
+            "command again.",
+        ) from error
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Returns when files, and their names in their folders, would outlive a power cut."""
+    files = list(paths)
+    for path in (*files, *dict.fromkeys(file.parent for file in files)):
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
