@@ -100,7 +100,7 @@ def test_data_and_their_names_are_on_the_disk_before_a_marker_says_so(
     fsync = os.fsync
 
     def listening(file: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
         fsync(file)
 
     folder = Folder.at(str(tmp_path))
