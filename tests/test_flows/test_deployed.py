@@ -263,7 +263,8 @@ def test_a_run_whose_machine_dies_is_marked_and_goes_on_by_itself(
         it = begun()
         done = it.done()
         worker.kill()
-        assert server.state(it.run) == "Running" and gpu_is_free(it.hold_up.parent)
+        assert server.state(it.run) == "Running"
+        until(lambda: gpu_is_free(it.hold_up.parent), seconds=10, otherwise=worker.log.read_text)
         it.let_go()
         worker.start()
         until(lambda: server.state(it.run) == "Completed", seconds=PATIENCE, otherwise=worker.log.read_text)
