@@ -12,8 +12,9 @@ dissect: $(READY)
 	$(BIN)/clip-dissect run --target sample --layers 'block*,head' --probe $(OUT)/images --concepts sample \
 		--clip sample --truth sample --store $(STORE) --out $(OUT)
 
+# Three at a time, also on two cores: tests of servers and of what is killed wait more than they work.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
