@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from pandas.api import types
+from pyarrow import ArrowException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import DamagedError, IncompleteError
@@ -128,7 +129,10 @@ def _holds(column: Any, what: str) -> bool:
     if not isinstance(column, pd.Series):
         return False  # two of one name
     if what == TEXTS:
-        return bool(column.map(lambda value: isinstance(value, str)).all())
+        try:
+            return bool(column.map(lambda value: isinstance(value, str)).all())
+        except ArrowException:
+            return False  # no UTF-8, which is seen when a text is taken out
     if what == WHOLE:
         return types.is_integer_dtype(column) and not column.isna().any()
     if what == FLAGS:  # none at all where there is no null distribution

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from storage.errors import DamagedError
+from tasks.published import REJECTS, read_table
 from tests.fuzzing import OWN, READERS, crash, valid, write_published
 
 #: Damaged files of each kind.
@@ -107,3 +109,11 @@ def test_an_archive_s_claims_take_no_memory(tmp_path: Path) -> None:
     (tmp_path / "x.keys.txt").write_text("a\n")
     with pytest.raises(OWN, match=r"x\.npy is no \.npy matrix"):
         READERS["embeddings"].read(tmp_path)
+
+
+def test_a_text_that_is_no_utf_8_is_damage_though_it_is_seen_late(tmp_path: Path) -> None:
+    out = write_published(tmp_path, note="a note of it")
+    file = tmp_path / "out" / REJECTS
+    file.write_bytes(file.read_bytes().replace(b"a note of it", b"a n\xf0te of it"))
+    with pytest.raises(DamagedError, match="'path'"):
+        read_table(out, REJECTS)
