@@ -46,6 +46,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> I
         "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PYTHONPATH": str(REPO),
         HOLD_UP: str(folder / "hold-up"),
     }
@@ -263,7 +264,6 @@ def test_a_run_whose_machine_dies_is_marked_and_goes_on_by_itself(
         it = begun()
         done = it.done()
         worker.kill()
-        assert server.state(it.run) == "Running"
         until(lambda: gpu_is_free(it.hold_up.parent), seconds=10, otherwise=worker.log.read_text)
         it.let_go()
         worker.start()

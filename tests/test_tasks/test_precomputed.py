@@ -197,5 +197,5 @@ def test_embeddings_of_two_models_are_refused_before_the_work_with_both_numbers(
 
 def test_a_truth_of_another_length_is_refused_with_both_numbers(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "truth.txt").write_text("red\ngreen\n")
-    with pytest.raises(ConceptError, match="has 2 concepts, and the last layer, head, has 4 neurons"):
+    with pytest.raises(ConceptError, match="has 2 concepts, and the layer head has 4 neurons"):
         preflight(bench.spec(truth=str(tmp_path / "truth.txt")))
