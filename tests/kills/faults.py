@@ -25,20 +25,21 @@ def group_marked_before_it_is_written() -> None:
 
 def block_before_its_similarities() -> None:
     """A block's best labels, which say that it is done, come before its similarities."""
-    from tasks import label
+    from tasks import label, similarities
 
-    write, write_bundle, waiting = label.write_similarities, label.write_bundle, local()
+    write, write_bundle, waiting = similarities.write, label.write_bundle, local()
 
     def wait(*given: Any) -> None:
         waiting.given = given
 
-    def both(*given: Any) -> None:
-        write_bundle(*given)
+    def both(*given: Any) -> Any:
+        written = write_bundle(*given)
         if hasattr(waiting, "given"):
             write(*waiting.given)
             del waiting.given
+        return written
 
-    label.write_similarities, label.write_bundle = wait, both
+    similarities.write, label.write_bundle = wait, both
 
 
 def files_written_in_place() -> None:

@@ -189,7 +189,7 @@ def test_a_lease_without_lock_is_renewed_and_taken_over_when_it_is_not(
     with mine.held("a", told.append):
         assert process.wait() == -signal.SIGKILL
         assert time.monotonic() - began > 2.5
-        assert [path.name for path in (tmp_path / "a.lease").iterdir()] == ["0000000002"]
+        assert Folder.at(str(tmp_path / "a.lease")).names() == ["0000000002"]
     assert told
 
 
