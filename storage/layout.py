@@ -175,7 +175,7 @@ _PATTERNS = [
         ("checkpoint", rf"checkpoints/{_DIGEST}\.json"),
         ("run", rf"runs/{_DIGEST}\.json"),
         # Of one who publishes, beside the file that it is about.
-        ("lease", rf"(?:leases/[^/]+|runs/{_DIGEST}/run\.json)(?:\.lock|/\d{{10}})"),
+        ("lease", rf"(?:leases/[^/]+|runs/{_DIGEST}/run\.json)(?:\.lock|\.lease/\d{{10}})"),
         (
             "published run",
             rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.errors import IdentityError
 from storage.files import Folder
-from storage.layout import FORMAT, Store, safe
+from storage.layout import FORMAT, Store, place, safe
 
 layer_names = st.text(min_size=1, max_size=30)
 
@@ -24,11 +24,11 @@ layer_names = st.text(min_size=1, max_size=30)
 @example("layer*.[0]?")
 def test_a_layers_folder_is_right_below_its_own_place(layer: str) -> None:
     store = Store(Folder("/store"))
-    for folder, place in (
+    for folder, expected in (
         (store.labels("d", layer), "/store/labels/d"),
         (store.activations_done("d", layer).folder, "/store/activations/d.done"),
     ):
-        assert posixpath.dirname(posixpath.normpath(folder.url)) == place
+        assert posixpath.dirname(posixpath.normpath(folder.url)) == expected
         assert folder.name.isascii()
         assert folder.name.isprintable()
 
@@ -56,3 +56,11 @@ def test_a_store_of_another_format_is_refused_with_both_numbers(folder: Folder) 
     folder.write_json("store.json", {"format": FORMAT + 41})
     with pytest.raises(IdentityError, match=f"has format {FORMAT + 41}.*format {FORMAT}.*--store"):
         Store.at(folder.url)
+
+
+def test_leases_are_ours_wherever_they_are_held() -> None:
+    digest = "0" * 20
+    for held in (f"leases/{digest}-index", f"runs/{digest}/run.json"):
+        for path in (f"{held}.lock", f"{held}.lease/0000000001"):
+            found = place(path)
+            assert found and found.kind == "lease", path
