@@ -191,9 +191,9 @@ def test_while_a_run_is_at_work_nothing_is_removed(filled: Filled) -> None:
             remove(found)
         assert files(filled.store) == before | {"leases/something.lock"}
     (filled.store / "leases" / "left.lock").touch()
-    (filled.store / "leases" / "of-an-object").mkdir()
-    (filled.store / "leases" / "of-an-object" / "0000000001").write_text("host 1 token 0")
-    assert collect(store).held == ["leases/of-an-object/0000000001"]
+    (filled.store / "leases" / "of-an-object.lease").mkdir()
+    (filled.store / "leases" / "of-an-object.lease" / "0000000001").write_text("host 1 token 0")
+    assert collect(store).held == ["leases/of-an-object.lease/0000000001"]
     age(filled)
     remove(collect(store, older_than=DAY))
     assert not (filled.store / "leases").exists()
