@@ -29,6 +29,9 @@ COLUMNS = {
     REJECTS: {"path": TEXTS, "reason": TEXTS},
 }
 
+#: Tables without a row where nothing went wrong; every neuron has a label, if only that it is dead, and top images.
+MAY_BE_EMPTY = (REJECTS,)
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
@@ -113,8 +116,10 @@ def read_run(out: Folder) -> dict[str, Any]:
 
 
 def read_table(out: Folder, name: str) -> pd.DataFrame:
-    """A table of a published run. Raises `DamagedError` where it is torn, gone, or has other columns."""
+    """A table of a published run. Raises `DamagedError` where it is torn, gone, empty, or has other columns."""
     table = read_parquet(out, name, alone=True)
+    if table.empty and name not in MAY_BE_EMPTY:
+        raise DamagedError(f"The table {out.path(name)} of a run has no row. Remove it and run again.")
     for column, holds in COLUMNS[name].items():
         if column not in table or not _holds(table[column], holds):
             has = str(table[column].dtype) if column in table else "not there"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from storage.errors import IncompleteError
+from storage.errors import DamagedError, IncompleteError
 from storage.files import Folder
 from tasks.compare_runs import CompareError, compare_runs, layer_names, write_comparisons
 from tasks.compare_tables import comparison_tables
@@ -197,6 +197,13 @@ def test_what_cannot_be_compared_is_told_with_the_way_out(first: Path, tmp_path:
     with pytest.raises(
         CompareError, match=r"first has conv, head, and \S+ has net\.conv, net\.head\. --layers conv=net"
     ):
+        compare_runs([str(first), str(other)])
+
+
+def test_a_run_whose_top_images_are_gone_is_told_as_damaged(first: Path, tmp_path: Path) -> None:
+    other = changed(first, tmp_path / "changed", lambda facts, labels: None)
+    pd.read_parquet(other / "top_images.parquet").iloc[:0].to_parquet(other / "top_images.parquet")
+    with pytest.raises(DamagedError, match=r"changed/top_images\.parquet of a run has no row\. Remove it and run"):
         compare_runs([str(first), str(other)])
 
 
