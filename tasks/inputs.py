@@ -1,0 +1,103 @@
+"""What a linear layer reads: its weights, and which recorded layer's neurons they are of.
+
+Which layer that is, is no matter of names: it is the one whose recorded activations, put through the weights, give
+those recorded of the linear layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from storage import arrays
+from storage.completion import Rows
+from storage.errors import DamagedError, IncompleteError
+from storage.files import split
+from storage.layout import Store
+from tasks.dissection.linear import ROUNDING, LinearMap, linear_map, reads
+from tasks.models.errors import ModelError
+from tasks.models.targets import Target
+from tasks.observation import ActivationsRef
+
+#: Images whose activations are put through the weights.
+IMAGES_CHECKED = 64
+
+
+@dataclass(frozen=True)
+class LinearInputs:
+    """What a linear layer of `N` neurons makes of its `M` inputs."""
+
+    #: `[N, M]` float32.
+    weight: Tensor
+    #: `[N]` float32.
+    bias: Tensor
+    #: The recorded layer whose `M` neurons the inputs are; None where that is not known.
+    input_layer: str | None
+
+
+def linear_inputs(target: Target, of: ActivationsRef, num_images: int, layer: str) -> LinearInputs | None:
+    """Weights of a layer of a recording, and the layer of it that they are of; None where the layer is not linear.
+
+    `target` is the network that was recorded: raises `ModelError` where it is another. A recording of top images
+    alone cannot tell which layer is read.
+    """
+    _refuse_another(target, of)
+    found = linear_map(target.model.get_submodule(layer))
+    if found is None:
+        return None
+    return LinearInputs(found.weight, found.bias, _input_layer(found, of, num_images, layer))
+
+
+def recording_of(run: dict[str, Any]) -> ActivationsRef:
+    """The activations that a published run was made of, by its `run.json`: to be read without its network.
+
+    Its `num_neurons` names the layers; their layouts are not told. Raises `IncompleteError` where they are not in the
+    store any more, `DamagedError` where `run.json` does not say what they are.
+    """
+    root = split(split(run["probe"])[0].url)[0]  # of STORE/probes/DIGEST
+    try:
+        digest, identity = run["digests"]["activations"], dict(run["identity"]["activations"])
+        num_neurons = {layer: facts["neurons"] for layer, facts in run["layers"].items()}
+        summary, kept = identity["summary"], identity["kept"]
+    except (LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"The run does not say which activations it is made of ({error!r}). Run again.") from error
+    store = Store.existing(root.url)
+    if not store.root.exists(f"activations/{digest}.summaries.zarr"):  # or opening would make it
+        raise IncompleteError(
+            f"The activations that the run was made of are not in {store.root.url} any more. Run again with its spec."
+        )
+    return ActivationsRef(store, digest, identity, summary, kept, {}, num_neurons)
+
+
+def _input_layer(of: LinearMap, recording: ActivationsRef, num_images: int, layer: str) -> str | None:
+    if recording.kept == "top":
+        return None
+    width = of.weight.shape[1]
+    candidates = [name for name, size in recording.num_neurons.items() if size == width and name != layer]
+    if not candidates:
+        return None
+    rounding = max(ROUNDING[recording.kept], ROUNDING[str(recording.identity.get("precision", "fp32"))])
+    outputs = _first_activations(recording, num_images, layer)
+    # Of layers that say the same, such as a stage and its last block, the one that comes last.
+    for name in reversed(candidates):
+        if reads(of, _first_activations(recording, num_images, name), outputs, rounding):
+            return name
+    return None
+
+
+def _first_activations(of: ActivationsRef, num_images: int, layer: str) -> Tensor:
+    """Activations `[i, N]` of the first images."""
+    rows = Rows(0, min(IMAGES_CHECKED, num_images))
+    return torch.from_numpy(arrays.read_finished_rows(of.group(), layer, rows)).float()
+
+
+def _refuse_another(target: Target, of: ActivationsRef) -> None:
+    other = [name for name, value in target.identity.items() if of.identity.get(name) != value]
+    if other:
+        raise ModelError(
+            f"{target.name} is another network than the one that was recorded (different: {', '.join(other)}). Give "
+            "the same weights and code, or run again."
+        )
