@@ -18,6 +18,7 @@ from flows.engine.options import SpecCommand, build_spec, spec_options
 from flows.engine.rating_commands import rate, ratings
 from flows.engine.remote_commands import cancel, deploy, status, submit
 from flows.engine.store_commands import gc, runs, verify
+from flows.engine.study_commands import study
 from tasks.parameters import EngineSpec
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
@@ -174,7 +175,7 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
 
 
 _OTHERS = (
-    *(compare, evaluate, reproduce, rate, ratings),
+    *(compare, evaluate, reproduce, rate, ratings, study),
     *(deploy, submit, status, cancel),
     *(verify, gc, runs),
 )

@@ -13,7 +13,7 @@ activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer
             <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
 labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
 similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
-runs/<digest>/                              what a run publishes where no --out is given
+runs/<digest>/                              what a run publishes where no --out is given; studies/ of it
 runs/<digest>.json                          record of a published run, by its folder: what it refers to
 checkpoints/<digest>.json                   marker of a weights file that `dissect_new` has dissected
 leases/                                     who is at what, while it is
@@ -179,7 +179,7 @@ _PATTERNS = [
         (
             "published run",
             rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"
-            r"|(?:labels|top_images|rejects)\.parquet)",
+            r"|(?:labels|top_images|rejects)\.parquet|studies/[a-z-]+/[\w-]+\.(?:svg|png|csv|parquet|json))",
         ),
     )
 ]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tasks.compare_runs import By, Comparison, Pair
 from tasks.runs import told
-from tasks.show import literal
+from tasks.show import literal, table_of
 
 #: How neurons of a layer are paired, in the table of layers.
 TOLD: dict[By, str] = {"number": "number", "top images": "top images, mutual", "label": "label, mutual"}
@@ -37,7 +36,7 @@ def _parameters(found: Comparison) -> Table | str:
     if not found.differing:
         return "The parameters are the same."
     rows = [[name, *(told(run.spec.get(name)) for run in (found.before, found.after))] for name in found.differing]
-    return _table("Parameters that differ", ["parameter", "before", "after"], rows, right=())
+    return table_of("Parameters that differ", ["parameter", "before", "after"], rows, right=())
 
 
 def _layers(found: Comparison) -> Table:
@@ -52,7 +51,7 @@ def _layers(found: Comparison) -> Table:
         stayed = f"{num_stayed / num_pairs:.1%}" if num_pairs and pair.by != "label" else "-"
         rows.append([pair.name, *counts, TOLD[pair.by], f"{num_pairs:,}", stayed])
     names = ["layer", "neurons", "dead", "nearly constant", "interpretable", "labels", "paired by", "pairs", "stayed"]
-    return _table("Layers, before → after", names, rows, right=(*names[1:6], "pairs", "stayed"))
+    return table_of("Layers, before → after", names, rows, right=(*names[1:6], "pairs", "stayed"))
 
 
 def _changed(pair: Pair, limit: int) -> Table:
@@ -70,7 +69,7 @@ def _changed(pair: Pair, limit: int) -> Table:
     ]
     title = f"{pair.name}: {len(pair.changed):,} of {len(pair.pairs):,} first labels changed"
     names = ["neuron", "before", "after", "similarity", "margin", "old label now", "overlap"]
-    return _table(title + _cut(pair.changed, limit), names, rows, right=("neuron", *names[3:]))
+    return table_of(title + _cut(pair.changed, limit), names, rows, right=("neuron", *names[3:]))
 
 
 def _matches(pair: Pair, matches: pd.DataFrame, limit: int) -> Table:
@@ -95,7 +94,7 @@ def _matches(pair: Pair, matches: pd.DataFrame, limit: int) -> Table:
     if pair.by == "top images":
         title += f"; {(matches['null_quantile'] >= 0.95).sum():,} overlap more than 95 % do by chance"
     names = ["neuron", "before", "after", "overlap", "above null", "mutual"]
-    return _table(title + _cut(found, limit), names, rows, right=("neuron", "overlap", "above null"))
+    return table_of(title + _cut(found, limit), names, rows, right=("neuron", "overlap", "above null"))
 
 
 def _concepts(pair: Pair, limit: int) -> Table:
@@ -111,16 +110,7 @@ def _concepts(pair: Pair, limit: int) -> Table:
         for row in moved.head(limit).itertuples()
     ]
     title = f"{pair.name}: {gained:,} labels gained, {lost:,} lost" + _cut(moved, limit)
-    return _table(title, ["label", "change", "neurons", "share"], rows, right=("neurons", "share"))
-
-
-def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str]) -> Table:
-    table = Table(title=literal(title), title_justify="left", box=SIMPLE_HEAD)
-    for name in names:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(literal, row))
-    return table
+    return table_of(title, ["label", "change", "neurons", "share"], rows, right=("neurons", "share"))
 
 
 def _cut(table: pd.DataFrame, limit: int) -> str:

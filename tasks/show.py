@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,3 +129,13 @@ def _number(value: Any, form: str) -> str:
 def literal(value: object) -> str:
     """A name or label as it is: neither markup nor control characters in it act."""
     return escape(printable(str(value)))
+
+
+def table_of(title: str, names: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str]) -> Table:
+    """A titled table of plain values; columns named in `right` are set to the right."""
+    table = Table(title=literal(title), title_justify="left", box=SIMPLE_HEAD)
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(literal, row))
+    return table

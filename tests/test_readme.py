@@ -67,12 +67,16 @@ def test_every_path_and_file_that_the_readme_names_is_there() -> None:
 
 def test_every_option_that_the_readme_names_exists() -> None:
     from flows.engine.evaluate_commands import evaluate, reproduce
+    from flows.engine.study_commands import study
     from tasks.spec import DissectSpec
 
     known = {f"--{name.replace('_', '-')}" for name in DissectSpec.model_fields}
     known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit", "--repair", "--remove"}
     known |= {
-        option for command in (evaluate, reproduce) for parameter in command.params for option in parameter.opts
+        option
+        for command in (evaluate, reproduce, *study.commands.values())
+        for parameter in command.params
+        for option in parameter.opts
     }
     mine = [line for line in README.splitlines() if "prefect " not in line]
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", "\n".join(mine))) <= known

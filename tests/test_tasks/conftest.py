@@ -27,8 +27,10 @@ from tasks.models.devices import Placement
 from tasks.models.targets import load_target
 from tasks.observation import EMBEDDINGS, ActivationsRef, ObservationPlan, plan_observation
 from tasks.observe import observe
+from tasks.publish import plan_publication, publish
 from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
+from tasks.studies.studied import StudiedRun
 from tests.conftest import draw_images, single_threaded, write_embeddings
 
 if TYPE_CHECKING:
@@ -133,6 +135,14 @@ def labelled_bench(labelled_once: Path, tmp_path: Path) -> Bench:
     shutil.copytree(labelled_once, own)
     files = ("images", "image_embeddings.npy", "concepts.txt", "concept_embeddings.npy")
     return Bench(*(own / name for name in files), str(own / "store"))
+
+
+@pytest.fixture
+def studied(labelled_bench: Bench, tmp_path: Path) -> StudiedRun:
+    """A published run of the test's own, store and all: head's neurons are the colours, and their truth is known."""
+    spec = labelled_bench.spec(out=str(tmp_path / "out"), truth=str(labelled_bench.concepts))
+    publish.fn(plan_publication(labelled(spec), spec))
+    return StudiedRun.at(str(tmp_path / "out"))
 
 
 def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:

@@ -1,0 +1,79 @@
+"""The paper's studies as commands: `clip-dissect study NAME RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.engine.console import console, say
+from flows.engine.failure import told_in_words
+
+if TYPE_CHECKING:
+    from tasks.studies.outcome import Outcome
+    from tasks.studies.studied import StudiedRun
+
+resamples = click.option(
+    "--bootstrap",
+    "resamples",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Times that neurons are drawn anew for the 95 % intervals.",
+)
+seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of what is drawn.")
+
+
+@click.group()
+def study() -> None:
+    """Makes a study of the paper of RUN: tables here, its figure and their data in RUN/studies/NAME.
+
+    RUN is the --out folder of a run, or STORE/runs/DIGEST. The figure is SVG and PNG, the data CSV and Parquet.
+    Nothing is recorded anew, and the same study of the same run gives the same files to the byte.
+    """
+
+
+def study_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A study under its name, with RUN and --out; the function takes both as `run` and `out`."""
+
+    def add(function: Callable[..., None]) -> click.Command:
+        out = click.option("--out", metavar="DIR", help=f"Folder for figure and data; RUN/studies/{name} by default.")
+        run = click.argument("run", metavar="RUN")
+        return study.command(name)(run(out(click.pass_context(function))))
+
+    return add
+
+
+def finish(run: StudiedRun, name: str, found: Outcome, out: str | None) -> None:
+    """Prints what a study found and writes it."""
+    from tasks.studies.outcome import write
+
+    for shown in found.shown:
+        console().print(shown)
+    for url in write(run, name, found, out):
+        say(f"Written: {url}")
+
+
+@study_command("cutoff")
+@click.option("--tau", help="Cut-off of interpretable labels, as in a run; by default the run's.")
+@click.option(
+    "--ratings", multiple=True, metavar="FILE.csv", help="Ratings of this run, from pages of `rate`; repeat it."
+)
+@click.option(
+    "--wanted", type=float, help="Mean rating above the τ that is chosen; three quarters of the scale by default."
+)
+@resamples
+@seed
+def cutoff(context: click.Context, run: str, out: str | None, ratings: Sequence[str], **options: Any) -> None:
+    """A.8: the share of interpretable labels as τ varies, beside that of null neurons, and the τ that ratings choose.
+
+    τ depends on probe set and concepts: what neurons with shuffled images reach says what it is worth here.
+    """
+    with told_in_words(context):
+        from tasks.studies.cutoff import CutoffQuestion
+        from tasks.studies.cutoff import cutoff as studied
+        from tasks.studies.studied import StudiedRun
+
+        of = StudiedRun.at(run)
+        finish(of, "cutoff", studied(of, CutoffQuestion(ratings=ratings, **options)), out)
