@@ -233,8 +233,20 @@ def plan_labels(probe: ProbeRef, spec: LabelSpec) -> LabelPlan:
 
     Raises `IncompleteError` saying which stage has to run first.
     """
-    embeddings, activations = embeddings_of(probe, spec), activations_of(probe, spec)
-    concepts, listed = concept_embeddings_of(spec), concept_list(spec)
+    return plan_labels_of(
+        probe, spec, embeddings_of(probe, spec), activations_of(probe, spec), concept_embeddings_of(spec)
+    )
+
+
+def plan_labels_of(
+    probe: ProbeRef,
+    spec: LabelSpec,
+    embeddings: EmbeddingsRef,
+    activations: ActivationsRef,
+    concepts: ConceptEmbeddingsRef,
+) -> LabelPlan:
+    """As `plan_labels`, of inputs whose references are known: no model is loaded."""
+    listed = concept_list(spec)
     wanted = [rows.name for rows in groups(probe.num_images)]
     _require(wanted, embeddings.done().done(), "image embeddings", "embed")
     for layer in activations.layouts:

@@ -77,3 +77,31 @@ def cutoff(context: click.Context, run: str, out: str | None, ratings: Sequence[
 
         of = StudiedRun.at(run)
         finish(of, "cutoff", studied(of, CutoffQuestion(ratings=ratings, **options)), out)
+
+
+@study_command("similarities")
+@click.option(
+    "--similarities", default="", metavar="NAME,NAME", help="Similarity functions to compare; all by default."
+)
+@click.option("--layers", default="", metavar="NAME,NAME", help="Only these layers of the run.")
+@click.option("--examples", default=8, show_default=True, type=click.IntRange(min=0), help="Neurons to show.")
+@resamples
+@seed
+def similarities(
+    context: click.Context, run: str, out: str | None, similarities: str, layers: str, **options: Any
+) -> None:
+    """A.9: the same neurons labelled by several similarity functions: where they agree, and which is right.
+
+    Labels are made of the stored embeddings and activations, and kept in the store.
+    """
+    with told_in_words(context):
+        from tasks.studies.similarities import SimilaritiesQuestion
+        from tasks.studies.similarities import similarities as studied
+        from tasks.studies.studied import StudiedRun
+
+        of, asked = StudiedRun.at(run), SimilaritiesQuestion(_names(similarities), _names(layers), **options)
+        finish(of, "similarities", studied(of, asked, say), out)
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
