@@ -40,7 +40,7 @@ def main() -> int:
         interface=given.interface,
         processes=1,
         # Two tasks at a time: one decodes its first images while the other has the GPU.
-        worker_extra_args=["--nthreads", "2"],
+        worker_extra_args=["--nthreads", "2", *(["--resources", "GPU=1"] if "gpu" in given.gres else [])],
         job_extra_directives=[f"--gres={given.gres}"] if given.gres else [],
         # What workers import, `module:function` of --target too, is found from where this was started.
         job_script_prologue=[
@@ -50,6 +50,8 @@ def main() -> int:
         scheduler_options={"dashboard_address": None},
     ) as cluster:
         cluster.scale(jobs=given.jobs)
+        # The run looks at its start whether workers declare GPUs.
+        cluster.wait_for_workers(1)
         # --device stays auto: a worker takes the GPU that SLURM shows it, and this machine needs none.
         command = [sys.executable, "-m", "flows", "run", *given.options]
         return subprocess.run([*command, "--dask-address", cluster.scheduler_address], check=False).returncode

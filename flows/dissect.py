@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.engine.gpus import check_gpus
 from flows.engine.progress import follow
 from flows.engine.runners import task_runners
 from flows.label_neurons import label_neurons
@@ -25,6 +26,7 @@ def dissect(spec: DissectSpec) -> Folder:
     Does only what storage does not hold yet.
     """
     preflight(spec)
+    check_gpus(spec)
     with task_runners(spec) as runners:
         probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
         observe = observe_probe.with_options(task_runner=runners.of_devices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
+from flows.engine.gpus import gpus
 from flows.engine.names import observation_name
 from flows.engine.progress import follow, note, slug
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
@@ -33,14 +34,16 @@ def observe_probe(
     if embed and embed.concepts:
         concepts = concept_embeddings_of(embed)
         texts = missing_texts(concepts, embed)
-        work = [(embed_concepts.submit(concepts, embed, len(texts)), len(texts))] if texts else []
-        follow("embed concepts", work, total=num_concepts(embed), unit="concepts")
+        with gpus(spec, num_tasks=int(bool(texts))):
+            work = [(embed_concepts.submit(concepts, embed, len(texts)), len(texts))] if texts else []
+            follow("embed concepts", work, total=num_concepts(embed), unit="concepts")
     plan = plan_observation(probe, embed, record)
     if plan.missing:
         note(space_needed(plan))
-    tasks = [(observe.submit(plan.for_tasks, work), work.num_images) for work in plan.work]
     stage = "embed and record" if embed and record else "embed" if embed else "record"
-    ended: list[Pass] = follow(stage, tasks, total=probe.num_images)
+    with gpus(spec, num_tasks=len(plan.work)):
+        tasks = [(observe.submit(plan.for_tasks, work), work.num_images) for work in plan.work]
+        ended: list[Pass] = follow(stage, tasks, total=probe.num_images)
     # A task that begins again, its worker lost, may find that all of it was done; or another run has done it.
     passes = [one for one in ended if one.num_images]
     if ended and not passes:

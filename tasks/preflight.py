@@ -30,7 +30,8 @@ def preflight(spec: DissectSpec) -> None:
     concept_embeddings_of(spec)
     if spec.image_embeddings:
         ImageEmbeddingsFile.at(spec.image_embeddings).digest()
-    check_devices(spec.device, spec.share_devices)
+    if not spec.dask_address:  # whose workers have devices of their own
+        check_devices(spec.device, spec.share_devices)
     _same_dimensions(spec)
 
 

@@ -145,6 +145,14 @@ def held_up() -> tuple[nn.Module, v2.Compose]:
     return HeldUp(), to_tensor
 
 
+def held_up_on_a_gpu() -> tuple[nn.Module, v2.Compose]:
+    """The same, in a process that takes its machine for one with a GPU when GPUs of a fleet are counted."""
+    from flows.engine import gpus
+
+    gpus.choose_devices = lambda wanted: (GPU,)
+    return held_up()
+
+
 GPU = torch.device("cuda", 0)
 
 

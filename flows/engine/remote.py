@@ -66,9 +66,10 @@ def server() -> Iterator[SyncPrefectClient]:
         raise RemoteError(f"The Prefect server at {url} does not answer ({error}).") from error
 
 
-def deploy(pool: str) -> list[str]:
+def deploy(pool: str, gpus: int | None = None) -> list[str]:
     """Deploys all flows to a pool of processes, which is made where it is missing; returns the deployments' names.
 
+    With `gpus`, the limit that counts the pool's GPUs has so many slots from now on.
     Runs of theirs that are lost go on: the server gets the automations for it, unless it has some of their names.
 
     Raises `RemoteError` where the pool is of another type: its workers do not see this folder.
@@ -85,6 +86,8 @@ def deploy(pool: str) -> list[str]:
                 f"The work pool {pool} is of type {kind}, and its workers do not see this folder. "
                 "deployments/README.md says how to deploy to it."
             )
+        if gpus is not None:
+            limit_gpus(client, pool, gpus)
         # Prefect's own command reads the file, and there is no call for it.
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         command += ["--prefect-file", "deployments/prefect.yaml"]
@@ -94,6 +97,16 @@ def deploy(pool: str) -> list[str]:
             raise RemoteError(f"Prefect could not deploy to {pool}:\n{done.stdout}{done.stderr}".strip())
         automate(client)
         return sorted(_names(client, pool))
+
+
+def limit_name(pool: str) -> str:
+    """Name of the Prefect limit that has a slot for each GPU of a work pool."""
+    return f"clip-dissect-gpus-{pool}"
+
+
+def limit_gpus(client: SyncPrefectClient, pool: str, gpus: int) -> None:
+    """Makes the limit of a work pool, or gives it another number of slots."""
+    client.upsert_global_concurrency_limit_by_name(limit_name(pool), gpus)
 
 
 def automate(client: SyncPrefectClient) -> None:

@@ -17,8 +17,13 @@ from tasks.spec import DissectSpec
 
 @click.command()
 @click.option("--pool", default="clip-dissect", show_default=True, help="Work pool to deploy to, made where missing.")
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="GPUs that the machines of its workers have together: so many slots has the Prefect limit that counts them.",
+)
 @click.pass_context
-def deploy(context: click.Context, pool: str) -> None:
+def deploy(context: click.Context, pool: str, gpus: int | None) -> None:
     """Deploys all flows to a pool of processes on the Prefect server that PREFECT_API_URL names.
 
     deployments/README.md has those for Docker and Kubernetes.
@@ -26,8 +31,10 @@ def deploy(context: click.Context, pool: str) -> None:
     with told_in_words(context):
         from flows.engine import remote
 
-        for name in remote.deploy(pool):
+        for name in remote.deploy(pool, gpus):
             say(name)
+        if gpus is not None:
+            say(f"GPUs: {gpus}, by the limit {remote.limit_name(pool)}")
         say(f"A worker takes their runs: prefect worker start --pool {pool}")
 
 

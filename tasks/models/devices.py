@@ -60,8 +60,8 @@ def held_device(
 
     Two tasks on one device would share its memory and gain nothing, and the hooks of two recordings would meet in
     one model. A GPU is held among all processes of the machine, unless it is `shared` with those of other runs;
-    another device among the threads of this one. The kernel frees it even after `kill -9`, and no Prefect server has
-    to be told how many there are: that is why these are locks, and not limits of Prefect's.
+    another device among the threads of this one. The kernel frees it at once, even after `kill -9`, and it says which
+    GPU is free: a limit of Prefect's, which counts those of a fleet, does neither.
     `asks` is called as long as none is free, and may raise.
     """
     devices = choose_devices(wanted)

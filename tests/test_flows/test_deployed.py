@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,12 +27,14 @@ from flows.__main__ import cli
 from tasks.spec import DissectSpec
 from tests.conftest import REPO, draw_images, make_prefect_home, write_embeddings
 from tests.operators import Server, Worker, end, patience, start, until
-from tests.test_flows.conftest import parameters
+from tests.test_flows.conftest import Counting, parameters
 from tests.test_flows.test_dissect import tables
-from tests.tiny_models import HOLD_UP, ColourNet, gpu_is_free
+from tests.tiny_models import GPU, HOLD_UP, ColourNet, gpu_is_free
 
 #: Seconds until what is awaited has failed to come, on a machine that is busy with other things too.
 PATIENCE = 240
+#: What counts the GPUs of the worker's pool.
+LIMIT = "clip-dissect-gpus-lab"
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -47,6 +53,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> I
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1",
+        "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PYTHONPATH": str(REPO),
         HOLD_UP: str(folder / "hold-up"),
     }
@@ -80,9 +89,10 @@ def shell(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def worker(environment: dict[str, str], shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    """All flows deployed, and a process worker."""
-    done = shell("deploy", "--pool", "lab")
+    """All flows deployed to a pool with one GPU, and a process worker."""
+    done = shell("deploy", "--pool", "lab", "--gpus", "1")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2] == f"GPUs: 1, by the limit {LIMIT}"
     assert "dissect/dissect" in done.stdout.splitlines()
     worker = Worker("lab", environment, tmp_path_factory.mktemp("worker") / "worker.log")
     try:
@@ -199,7 +209,11 @@ def begun(
     hold_up.touch()
 
     def begin() -> Begun:
-        own = {"store": str(tmp_path / "store"), "out": str(tmp_path / "out")}
+        own = {
+            "target": "tests.tiny_models:held_up_on_a_gpu",
+            "store": str(tmp_path / "store"),
+            "out": str(tmp_path / "out"),
+        }
         run = server.trigger("dissect/dissect", {"spec": as_json(many | own)})
         begun = Begun(run, tmp_path, hold_up)
         until(lambda: begun.is_in_its_midst(), seconds=PATIENCE, otherwise=worker.log.read_text)
@@ -234,15 +248,52 @@ class Begun:
         self.hold_up.unlink()
 
 
+def slots_taken(server: Server) -> int:
+    """GPUs of the pool that are in use, as the server counts them."""
+    return int(server.call("GET", f"v2/concurrency_limits/{LIMIT}")["active_slots"])
+
+
+def forget_leases(environment: dict[str, str]) -> None:
+    """Has leases end now that nobody renews, rather than in their two minutes."""
+    index = Path(environment["PREFECT_HOME"]) / "concurrency_leases" / "expirations.json"
+    leases, over = json.loads(index.read_text()), {"expiration": "2000-01-01T00:00:00+00:00"}
+    for lease in leases:
+        file = index.with_name(f"{lease}.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | over))
+    index.write_text(json.dumps(dict.fromkeys(leases, over["expiration"])))
+
+
+@contextmanager
+def run_on_the_gpu(spec: DissectSpec, server: Server) -> Iterator[Counting]:
+    """A run of the deployment in this process, on a GPU that is not there; ends before the `with` does."""
+    from flows.dissect import dissect
+    from flows.engine.progress import observed_by
+
+    observer, began = Counting(), server.deployment("dissect/dissect")
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: server.url}):
+        # As in a worker's process, where Prefect knows what began the run.
+        patch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", began)
+        patch.setattr("flows.engine.gpus.choose_devices", lambda wanted: (GPU,))
+        with observed_by(observer), ThreadPoolExecutor(1) as threads:
+            ended = threads.submit(copy_context().run, dissect, spec)
+            yield observer
+            ended.result(PATIENCE)
+
+
 def test_a_run_that_is_cancelled_frees_its_device_and_goes_on_when_it_is_retried(
-    begun: Callable[[], Begun], worker: Worker, server: Server, undisturbed: dict[str, bytes]
+    begun: Callable[[], Begun], worker: Worker, server: Server, undisturbed: dict[str, bytes], tiny: dict[str, Any]
 ) -> None:
     it = begun()
     processes, done = worker.processes()[:-1], it.done()
     assert processes and not gpu_is_free(it.hold_up.parent)
 
-    with temporary_settings({PREFECT_API_URL: server.url}):
-        cancelled = CliRunner().invoke(cli, ["cancel", it.run])
+    waits = f"Waiting for 1 of the 1 GPUs of lab: other runs have them ({LIMIT})."
+    with run_on_the_gpu(DissectSpec(**tiny), server) as other:
+        until(lambda: waits in other.notes, seconds=PATIENCE, otherwise=lambda: f"{other.notes}")
+        assert "embed and record" not in other.done and slots_taken(server) == 1
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            cancelled = CliRunner().invoke(cli, ["cancel", it.run])
+    assert other.done["embed and record"] == 48 and slots_taken(server) == 0
     assert gpu_is_free(it.hold_up.parent)
     assert [process for process in processes if process.is_running()] == []
     assert cancelled.exit_code == 0, cancelled.output
@@ -258,13 +309,20 @@ def test_a_run_that_is_cancelled_frees_its_device_and_goes_on_when_it_is_retried
 
 
 def test_a_run_whose_machine_dies_is_marked_and_goes_on_by_itself(
-    begun: Callable[[], Begun], worker: Worker, server: Server, undisturbed: dict[str, bytes]
+    begun: Callable[[], Begun],
+    worker: Worker,
+    server: Server,
+    environment: dict[str, str],
+    undisturbed: dict[str, bytes],
 ) -> None:
     with patience(server, 30):
         it = begun()
         done = it.done()
         worker.kill()
         until(lambda: gpu_is_free(it.hold_up.parent), seconds=10, otherwise=worker.log.read_text)
+        assert slots_taken(server) == 1
+        forget_leases(environment)
+        until(lambda: slots_taken(server) == 0, seconds=PATIENCE, otherwise=lambda: "The slot is not free.")
         it.let_go()
         worker.start()
         until(lambda: server.state(it.run) == "Completed", seconds=PATIENCE, otherwise=worker.log.read_text)
@@ -273,6 +331,30 @@ def test_a_run_whose_machine_dies_is_marked_and_goes_on_by_itself(
     assert {server.state(run) for run in server.family(it.run)} <= {"Completed", "Crashed"}
     assert done.items() <= it.done().items()
     assert tables(it.folder / "out") == undisturbed
+
+
+def test_a_run_on_gpus_that_nothing_counts_fails_at_its_start(
+    worker: Worker, server: Server, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.dissect import dissect
+    from flows.engine import gpus, remote
+
+    # As in a worker's process, where Prefect knows what began the run.
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", server.deployment("dissect/dissect"))
+    monkeypatch.setattr(gpus, "choose_devices", lambda wanted: (torch.device("cuda", 0), torch.device("cuda", 1)))
+    with temporary_settings({PREFECT_API_URL: server.url}), remote.server() as client:
+        with pytest.raises(
+            gpus.GpuError, match=rf"asks for 2 GPUs, and .* lab has 1 by its limit {LIMIT}\. .*--device"
+        ):
+            dissect(DissectSpec(**tiny))
+        remote.limit_gpus(client, "lab", 2)
+        gpus.check_gpus(DissectSpec(**tiny))
+        server.call("DELETE", f"v2/concurrency_limits/{LIMIT}")
+        gpus.check_gpus(DissectSpec(**tiny, share_devices=True))
+        with pytest.raises(gpus.GpuError, match=rf"no limit {LIMIT}.*`clip-dissect deploy --pool lab --gpus N`"):
+            dissect(DissectSpec(**tiny))
+        remote.limit_gpus(client, "lab", 1)
+    assert not Path(tiny["store"], "probes").exists()
 
 
 def test_deploying_again_leaves_automations_as_their_operator_has_them(worker: Worker, server: Server) -> None:
