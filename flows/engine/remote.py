@@ -66,10 +66,10 @@ def server() -> Iterator[SyncPrefectClient]:
         raise RemoteError(f"The Prefect server at {url} does not answer ({error}).") from error
 
 
-def deploy(pool: str, gpus: int | None = None) -> list[str]:
-    """Deploys all flows to a pool of processes, which is made where it is missing; returns the deployments' names.
+def deploy(pool: str, gpus: int | None = None) -> tuple[list[str], int | None]:
+    """Deploys all flows to a pool of processes, which is made where it is missing.
 
-    With `gpus`, the limit that counts the pool's GPUs has so many slots from now on.
+    Returns the deployments' names, and of how many slots the limit is that counts the pool's GPUs (`limit_gpus`).
     Runs of theirs that are lost go on: the server gets the automations for it, unless it has some of their names.
 
     Raises `RemoteError` where the pool is of another type: its workers do not see this folder.
@@ -86,8 +86,7 @@ def deploy(pool: str, gpus: int | None = None) -> list[str]:
                 f"The work pool {pool} is of type {kind}, and its workers do not see this folder. "
                 "deployments/README.md says how to deploy to it."
             )
-        if gpus is not None:
-            limit_gpus(client, pool, gpus)
+        slots = limit_gpus(client, pool, gpus)
         # Prefect's own command reads the file, and there is no call for it.
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         command += ["--prefect-file", "deployments/prefect.yaml"]
@@ -96,7 +95,7 @@ def deploy(pool: str, gpus: int | None = None) -> list[str]:
         if done.returncode:
             raise RemoteError(f"Prefect could not deploy to {pool}:\n{done.stdout}{done.stderr}".strip())
         automate(client)
-        return sorted(_names(client, pool))
+        return sorted(_names(client, pool)), slots
 
 
 def limit_name(pool: str) -> str:
@@ -104,9 +103,23 @@ def limit_name(pool: str) -> str:
     return f"clip-dissect-gpus-{pool}"
 
 
-def limit_gpus(client: SyncPrefectClient, pool: str, gpus: int) -> None:
-    """Makes the limit of a work pool, or gives it another number of slots."""
-    client.upsert_global_concurrency_limit_by_name(limit_name(pool), gpus)
+def limit_gpus(client: SyncPrefectClient, pool: str, gpus: int | None = None) -> int | None:
+    """Makes the limit of a work pool, or gives it another number of slots; returns how many it has.
+
+    By default a limit stays as it is, and a missing one is made with the GPUs of this machine. None: there is none.
+    """
+    name = limit_name(pool)
+    if gpus is None:
+        try:
+            return client.read_global_concurrency_limit_by_name(name).limit
+        except ObjectNotFound:
+            from tasks.models.devices import cuda_devices  # in here: torch takes a second to import
+
+            gpus = len(cuda_devices())
+    if not gpus:
+        return None
+    client.upsert_global_concurrency_limit_by_name(name, gpus)
+    return gpus
 
 
 def automate(client: SyncPrefectClient) -> None:

@@ -20,7 +20,8 @@ from tasks.spec import DissectSpec
 @click.option(
     "--gpus",
     type=click.IntRange(min=1),
-    help="GPUs that the machines of its workers have together: so many slots has the Prefect limit that counts them.",
+    help="GPUs that the machines of its workers have together: so many slots has the Prefect limit that counts them. "
+    "By default it stays as it is, or is made with the GPUs of this machine.",
 )
 @click.pass_context
 def deploy(context: click.Context, pool: str, gpus: int | None) -> None:
@@ -31,10 +32,11 @@ def deploy(context: click.Context, pool: str, gpus: int | None) -> None:
     with told_in_words(context):
         from flows.engine import remote
 
-        for name in remote.deploy(pool, gpus):
+        names, slots = remote.deploy(pool, gpus)
+        for name in names:
             say(name)
-        if gpus is not None:
-            say(f"GPUs: {gpus}, by the limit {remote.limit_name(pool)}")
+        if slots is not None:
+            say(f"GPUs: {slots}, by the limit {remote.limit_name(pool)}")
         say(f"A worker takes their runs: prefect worker start --pool {pool}")
 
 

@@ -35,7 +35,7 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
 
     Raises `ModelError` where one is not there.
     """
-    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_cuda = len(cuda_devices())
     if wanted == "auto":
         wanted = "cuda" if num_cuda else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, colon, numbers = wanted.partition(":")
@@ -50,6 +50,12 @@ def choose_devices(wanted: str) -> tuple[torch.device, ...]:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError("There is no device mps on this machine.")
     return (torch.device(kind),)
+
+
+def cuda_devices() -> tuple[torch.device, ...]:
+    """The GPUs of this machine."""
+    num_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(torch.device("cuda", index) for index in range(num_cuda))
 
 
 @contextmanager

@@ -338,6 +338,7 @@ def test_a_run_on_gpus_that_nothing_counts_fails_at_its_start(
 ) -> None:
     from flows.dissect import dissect
     from flows.engine import gpus, remote
+    from tasks.models import devices
 
     # As in a worker's process, where Prefect knows what began the run.
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", server.deployment("dissect/dissect"))
@@ -347,13 +348,17 @@ def test_a_run_on_gpus_that_nothing_counts_fails_at_its_start(
             gpus.GpuError, match=rf"asks for 2 GPUs, and .* lab has 1 by its limit {LIMIT}\. .*--device"
         ):
             dissect(DissectSpec(**tiny))
-        remote.limit_gpus(client, "lab", 2)
+        assert (remote.limit_gpus(client, "lab", 2), remote.limit_gpus(client, "lab")) == (2, 2)
         gpus.check_gpus(DissectSpec(**tiny))
         server.call("DELETE", f"v2/concurrency_limits/{LIMIT}")
         gpus.check_gpus(DissectSpec(**tiny, share_devices=True))
         with pytest.raises(gpus.GpuError, match=rf"no limit {LIMIT}.*`clip-dissect deploy --pool lab --gpus N`"):
             dissect(DissectSpec(**tiny))
-        remote.limit_gpus(client, "lab", 1)
+        # Where nothing counts them, those of the machine that is deployed from.
+        monkeypatch.setattr(devices, "cuda_devices", lambda: ())
+        assert remote.limit_gpus(client, "lab") is None
+        monkeypatch.setattr(devices, "cuda_devices", lambda: (GPU,))
+        assert (remote.limit_gpus(client, "lab"), remote.limit_gpus(client, "lab")) == (1, 1)
     assert not Path(tiny["store"], "probes").exists()
 
 
