@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.detail_neurons import detail_neurons
 from flows.engine.gpus import check_gpus
 from flows.engine.progress import follow
 from flows.engine.runners import task_runners
@@ -32,7 +33,9 @@ def dissect(spec: DissectSpec) -> Folder:
         observe = observe_probe.with_options(task_runner=runners.of_devices)
         _, passes = observe(embed=spec, record=spec, probe=probe)
         labels = label_neurons.with_options(task_runner=runners.of_devices)(spec, probe)
-    plan = plan_publication(labels, spec)
+        detail = detail_neurons.with_options(task_runner=runners.of_cores)
+        details = detail(spec, probe) if spec.details != "none" else None
+    plan = plan_publication(labels, spec, details)
     remember(plan)
     publishing = publish.with_options(assets=[plan.asset], asset_deps=plan.made_of)
     follow("publish", [] if plan.is_done else [(publishing.submit(plan, passes), 1)], total=1, unit="run")

@@ -20,7 +20,7 @@ from storage.runs import Run, State, known, where
 from storage.shards import MANIFEST
 
 #: Kinds of things that runs refer to.
-DATA = ("probe set", "list of a tar", "embeddings", "concepts", "activations", "labels", "similarities")
+DATA = ("probe set", "list of a tar", "embeddings", "concepts", "activations", "labels", "details", "similarities")
 #: Kinds of things that are one file.
 LEASE, PARTIAL, LEFTOVER = "lease", "partial write", "left by a crash"
 #: Markers in the order in which they are removed: those that vouch for others first. Data comes last.

@@ -12,6 +12,7 @@ concepts/<digest>/<block>.parquet, .json    concept embeddings by text, marker o
 activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
             <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
 labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
+details/<digest>/<layer>/                   histograms, upper ranges and similar neurons of a layer; blocks as above
 similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
 runs/<digest>/                              what a run publishes where no --out is given; studies/ of it
 runs/<digest>.json                          record of a published run, by its folder: what it refers to
@@ -106,6 +107,10 @@ class Store:
         """Label table and top images of one layer."""
         return self.root / "labels" / digest / safe(layer)
 
+    def details(self, digest: str, layer: str) -> Folder:
+        """Facts of one layer's neurons that do not depend on concepts."""
+        return self.root / "details" / digest / safe(layer)
+
     def similarities(self, digest: str) -> str:
         """URL of the Zarr group of all similarities: an array per layer."""
         return self.root.path(f"similarities/{digest}.zarr")
@@ -170,6 +175,11 @@ _PATTERNS = [
             rf"labels/{_DIGEST}/{_LAYER}/(?:(?:labels|top_images|neurons)\.parquet|used\.bundle|(?:found|done)\.json)",
         ),
         ("labels", rf"labels/{_DIGEST}/{_LAYER}/(?:softmax/{_ROWS}|blocks/{_ROWS}\.{_ROWS})\.bundle"),
+        (
+            "details",
+            rf"details/{_DIGEST}/{_LAYER}/(?:(?:neurons|image_ranges|similar_neurons)\.parquet|done\.json"
+            rf"|blocks/{_ROWS}\.bundle)",
+        ),
         ("similarities", rf"similarities/{_DIGEST}(?:\.parquet|\.zarr/zarr\.json)"),
         ("similarities", rf"similarities/{_DIGEST}\.zarr/(?P<array>.+)/(?:zarr\.json|c/\d+/\d+)"),
         ("checkpoint", rf"checkpoints/{_DIGEST}\.json"),
@@ -179,7 +189,8 @@ _PATTERNS = [
         (
             "published run",
             rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"
-            r"|(?:labels|top_images|rejects)\.parquet|studies/[a-z-]+/[\w-]+\.(?:svg|png|csv|parquet|json))",
+            r"|(?:labels|top_images|rejects|neurons|image_ranges|similar_neurons|inputs)\.parquet"
+            r"|studies/[a-z-]+/[\w-]+\.(?:svg|png|csv|parquet|json))",
         ),
     )
 ]

@@ -28,6 +28,8 @@ def _of_labels(digests: dict[str, str], layers: Iterable[str]) -> Iterator[Place
     for layer in layers:
         yield Place("activations", digests["activations"], layer)
         yield Place("labels", digests["labels"], layer)
+        if "details" in digests:  # of a run of an older version, and of labels alone
+            yield Place("details", digests["details"], layer)
 
 
 class References:
@@ -58,6 +60,10 @@ class References:
             digests = self._json(f"labels/{of.digest}/{of.layer}/found.json").get("digests")
             if digests:
                 yield from _of_labels(digests, [of.layer])
+        elif of.kind == "details" and of.layer:
+            activations = self._json(f"details/{of.digest}/{of.layer}/done.json").get("activations")
+            if activations:
+                yield Place("activations", activations, of.layer)
         elif of.kind == "probe set":
             tars = {shard["shard"] for shard in self._shards(of.digest)}
             yield from (Place("list of a tar", name) for name, tar in self._lists.items() if tar in tars)

@@ -33,7 +33,7 @@ class Run:
     spec: dict[str, Any]
     #: Name of the probe set's folder.
     probe: str
-    #: Of the probe set's images, embeddings, concepts, activations and labels.
+    #: Of the probe set's images, embeddings, concepts, activations and labels, and of details where there are any.
     digests: dict[str, str]
     #: Blocks of concept embeddings that there were.
     concept_blocks: list[str]

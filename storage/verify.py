@@ -121,6 +121,7 @@ def _expect(found: Findings, run: Run) -> None:
         *(f"{folder}/{one.name}.json" for folder in folders for one in rows),
         *(f"concepts/{of['concepts']}/{block}.json" for block in run.concept_blocks),
         *(f"labels/{of['labels']}/{layer}/done.json" for layer in layers),
+        *(f"details/{of['details']}/{layer}/done.json" for layer in layers if "details" in of),
     ]
     for path in wanted:
         if path not in found.files:

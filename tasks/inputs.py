@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from storage import arrays
 from storage.completion import Rows
 from storage.errors import DamagedError, IncompleteError
 from storage.files import split
@@ -21,6 +19,7 @@ from tasks.dissection.linear import ROUNDING, LinearMap, linear_map, reads
 from tasks.models.errors import ModelError
 from tasks.models.targets import Target
 from tasks.observation import ActivationsRef
+from tasks.recorded import activations_of_rows
 
 #: Images whose activations are put through the weights.
 IMAGES_CHECKED = 64
@@ -80,18 +79,13 @@ def _input_layer(of: LinearMap, recording: ActivationsRef, num_images: int, laye
     if not candidates:
         return None
     rounding = max(ROUNDING[recording.kept], ROUNDING[str(recording.identity.get("precision", "fp32"))])
-    outputs = _first_activations(recording, num_images, layer)
+    first = Rows(0, min(IMAGES_CHECKED, num_images))
+    outputs = activations_of_rows(recording, layer, first)
     # Of layers that say the same, such as a stage and its last block, the one that comes last.
     for name in reversed(candidates):
-        if reads(of, _first_activations(recording, num_images, name), outputs, rounding):
+        if reads(of, activations_of_rows(recording, name, first), outputs, rounding):
             return name
     return None
-
-
-def _first_activations(of: ActivationsRef, num_images: int, layer: str) -> Tensor:
-    """Activations `[i, N]` of the first images."""
-    rows = Rows(0, min(IMAGES_CHECKED, num_images))
-    return torch.from_numpy(arrays.read_finished_rows(of.group(), layer, rows)).float()
 
 
 def _refuse_another(target: Target, of: ActivationsRef) -> None:

@@ -302,6 +302,12 @@ class OutputSpec(Group):
         "names of one; a table unit,concept; imagenet or sample. For accuracy.",
     )
     top_images: int = Field(10, ge=1, description="Top images per neuron in the table and the report.")
+    details: Literal["auto", "all", "none"] = Field(
+        "auto",
+        description="Facts of each neuron beside its labels: histogram, images of its upper range, similar neurons, "
+        "inputs of linear layers. auto: of a sample of the images where a layer has more than four thousand million "
+        "activations, and without similar neurons where it has more than 32,768 neurons. all: of all. none: without.",
+    )
     tau: str | None = Field(
         None,
         description="A label is interpretable above this similarity (0.16 for soft_wpmi, paper A.8), or as null:0.95 "

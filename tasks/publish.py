@@ -24,7 +24,9 @@ from storage.identity import digest_of
 from storage.leases import Leases
 from storage.shards import MANIFEST
 from storage.tables import write_csv, write_parquet
+from tasks import detailing
 from tasks.concepts import concept_list
+from tasks.detailing import DetailsPlan
 from tasks.dissection.metrics import accuracy, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.labelling import DONE, LabelPlan, notes
@@ -34,6 +36,7 @@ from tasks.passes import Pass
 from tasks.probe_index import INDEX
 from tasks.published import (
     DESCRIPTIONS,
+    DETAILS,
     FILES,
     LABELS,
     LABELS_CSV,
@@ -45,6 +48,7 @@ from tasks.published import (
     read_run,
     read_table,
 )
+from tasks.published_details import details_tables
 from tasks.running import Waiting
 from tasks.spec import DissectSpec
 
@@ -61,9 +65,16 @@ class PublishPlan:
 
     spec: DissectSpec
     labels: LabelPlan
+    #: None where none are asked for.
+    details: DetailsPlan | None
     out: Folder
     digest: str
     is_done: bool
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of what the tables are made of."""
+        return self.labels.digests | ({"details": self.details.digest} if self.details else {})
 
     @property
     def asset(self) -> str:
@@ -89,8 +100,11 @@ def _asset(url: str) -> str:
     return re.sub(r"[^\w.:/@=+-]", "_", whole)[:LONGEST_ASSET]
 
 
-def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
-    """Where a run's tables go, and whether just these already lie there unharmed."""
+def plan_publication(labels: LabelPlan, spec: DissectSpec, details: DetailsPlan | None = None) -> PublishPlan:
+    """Where a run's tables go, and whether just these already lie there unharmed.
+
+    `details` are finished, as labels are.
+    """
     truth = _truth(labels, spec)
     identity = {
         "version": VERSION,
@@ -102,9 +116,11 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec) -> PublishPlan:
         # The same images may come under other names, and with other refused files.
         "index": [labels.probe.folder.sha256(name) for name in (INDEX, REJECTS)],
     }
+    if details:
+        identity["details"] = details.digest
     digest = digest_of(identity)
     out = Folder.at(spec.out) if spec.out else labels.store.run(digest)
-    return PublishPlan(spec, labels, out, digest, _is_intact(out, digest))
+    return PublishPlan(spec, labels, details, out, digest, _is_intact(out, digest, _files(details)))
 
 
 @materialize(
@@ -116,7 +132,7 @@ def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
     `passes` are those that the run made over the images; they stand in `run.json`.
     """
     with Leases(plan.out).held(RUN, Waiting()):
-        if not _is_intact(plan.out, plan.digest):
+        if not _is_intact(plan.out, plan.digest, _files(plan.details)):
             _publish(plan, passes)
 
 
@@ -129,7 +145,13 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     )
     top_images = _top_images(plan, layers)
     rejects = plan.labels.probe.rejects()
+    details = details_tables(plan.details, plan.labels) if plan.details else {}
     plan.out.remove_file(RUN)  # until all is there again, the folder holds no finished run
+    for name in DETAILS:
+        if name in details:
+            write_parquet(plan.out, name, details[name])
+        else:
+            plan.out.remove_file(name)  # of another run
     write_parquet(plan.out, LABELS, labels)
     write_csv(plan.out, LABELS_CSV, labels)
     write_csv(plan.out, DESCRIPTIONS, descriptions(labels))
@@ -140,7 +162,9 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     write_report(plan.out, run, labels, top_images, rejects)
     run["passes"] = [one.as_row() for one in passes]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
-    Completion(plan.out).mark(RUN.removesuffix(".json"), run, [plan.out.written(name) for name in FILES])
+    Completion(plan.out).mark(
+        RUN.removesuffix(".json"), run, [plan.out.written(name) for name in _files(plan.details)]
+    )
 
 
 def interpretable(labels: pd.DataFrame, tau: Tau) -> pd.Series:
@@ -181,7 +205,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
         "probe": of.probe.folder.url,
-        "digests": of.digests,
+        "digests": plan.digests,
         "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},
         "counts": of.counts,
         "layers": {
@@ -196,6 +220,7 @@ def _run(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) -> dict
             }
             for layer in layers
         },
+        "details": _details(plan),
         "hyperparameters": done[layers[0]]["hyperparameters"],
         "tau": str(plan.spec.cut),
         "similarities": of.store.similarities(of.digest) if spec.keep_similarities else None,
@@ -227,7 +252,7 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
 
 def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     spec, probe = plan.spec, plan.labels.probe
-    found = notes(plan.labels)
+    found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
     blank = concept_list(spec).num_blank
@@ -237,6 +262,14 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
         if facts["num_activations_ignored"]:
             found.append(_ignored(plan, layer, facts["num_activations_ignored"]))
     return found
+
+
+def _details(plan: PublishPlan) -> dict[str, dict[str, int]]:
+    """Of how many images the details of each layer are; of none where there are none."""
+    if plan.details is None:
+        return {}
+    facts = {layer: plan.details.done(layer).facts(DONE) for layer in plan.details.layers}
+    return {layer: {name: of[name] for name in ("images_read", "images_compared")} for layer, of in facts.items()}
 
 
 def _ignored(plan: PublishPlan, layer: str, num_activations: int) -> str:
@@ -264,6 +297,8 @@ def _seconds(plan: PublishPlan, layers: Sequence[str], done: dict[str, dict[str,
         "recording": recorded["inferring"],
         "label": sum(one["seconds"] for one in done.values()),
     }
+    if plan.details:
+        seconds["details"] = sum(plan.details.done(layer).facts(DONE)["seconds"] for layer in layers)
     return {stage: round(value, 3) for stage, value in seconds.items()}
 
 
@@ -287,13 +322,17 @@ def _top_images(plan: PublishPlan, layers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _is_intact(out: Folder, digest: str) -> bool:
+def _files(details: DetailsPlan | None) -> set[str]:
+    return {*FILES, *(DETAILS if details else ())}
+
+
+def _is_intact(out: Folder, digest: str, files: set[str]) -> bool:
     if not out.exists(RUN):
         return False
     try:
         run = read_run(out)
     except ValueError:
         return False  # torn
-    return bool(run["digest"] == digest and set(run["files"]) == set(FILES)) and not any(
+    return bool(run["digest"] == digest and set(run["files"]) == files) and not any(
         harm(out, name, was) for name, was in run["files"].items()
     )

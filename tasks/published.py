@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api import types
 from pyarrow import ArrowException
@@ -19,18 +20,29 @@ SPEC, REPORT = "spec.yaml", "report.html"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
 FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)
+NEURONS, IMAGE_RANGES = "neurons.parquet", "image_ranges.parquet"
+SIMILAR_NEURONS, INPUTS = "similar_neurons.parquet", "inputs.parquet"
+#: Tables that runs of older versions and those with --details none have not.
+DETAILS = (NEURONS, IMAGE_RANGES, SIMILAR_NEURONS, INPUTS)
 #: Columns that are read of each table, by what they hold.
-TEXTS, WHOLE, NUMBERS, FLAGS = "texts", "whole numbers", "numbers", "flags"
+TEXTS, WHOLE, NUMBERS, FLAGS, LISTS = "texts", "whole numbers", "numbers", "flags", "lists of numbers"
 COLUMNS = {
     LABELS: {"layer": TEXTS, "neuron": WHOLE, "rank": WHOLE, "concept": TEXTS, "is_dead": FLAGS}
     | {"interpretable": FLAGS}
     | dict.fromkeys(("similarity", "margin", "null_quantile", "log_likelihood", "log_prior"), NUMBERS),
     TOP_IMAGES: {"layer": TEXTS, "neuron": WHOLE, "rank": WHOLE, "row": WHOLE, "image": TEXTS, "activation": NUMBERS},
     REJECTS: {"path": TEXTS, "reason": TEXTS},
+    NEURONS: {"layer": TEXTS, "neuron": WHOLE}
+    | dict.fromkeys(("mean", "std", "minimum", "maximum"), NUMBERS)
+    | dict.fromkeys(("edges", "counts"), LISTS),
+    IMAGE_RANGES: {"layer": TEXTS, "neuron": WHOLE, "range": TEXTS, "row": WHOLE, "image": TEXTS}
+    | {"activation": NUMBERS},
+    SIMILAR_NEURONS: {"layer": TEXTS, "neuron": WHOLE, "by": TEXTS, "rank": WHOLE, "other": WHOLE, "value": NUMBERS},
+    INPUTS: {"layer": TEXTS, "neuron": WHOLE, "rank": WHOLE, "input_layer": TEXTS, "input": WHOLE, "weight": NUMBERS},
 }
 
 #: Tables without a row where nothing went wrong; every neuron has a label, if only that it is dead, and top images.
-MAY_BE_EMPTY = (REJECTS,)
+MAY_BE_EMPTY = (REJECTS, IMAGE_RANGES, SIMILAR_NEURONS, INPUTS)
 
 
 class _Part(BaseModel):
@@ -115,6 +127,11 @@ def read_run(out: Folder) -> dict[str, Any]:
     return run
 
 
+def has_details(run: dict[str, Any]) -> bool:
+    """Whether a run, by its `run.json`, has published the tables of `DETAILS`."""
+    return set(DETAILS) <= set(run["files"])
+
+
 def read_table(out: Folder, name: str) -> pd.DataFrame:
     """A table of a published run. Raises `DamagedError` where it is torn, gone, empty, or has other columns."""
     table = read_parquet(out, name, alone=True)
@@ -138,6 +155,8 @@ def _holds(column: Any, what: str) -> bool:
             return bool(column.map(lambda value: isinstance(value, str)).all())
         except ArrowException:
             return False  # no UTF-8, which is seen when a text is taken out
+    if what == LISTS:
+        return bool(column.map(lambda value: isinstance(value, np.ndarray) and value.dtype.kind in "fi").all())
     if what == WHOLE:
         return types.is_integer_dtype(column) and not column.isna().any()
     if what == FLAGS:  # none at all where there is no null distribution

@@ -67,9 +67,13 @@ def activations(
 
     Raises `ArrayError` where they are damaged or lost.
     """
-    group = ref.group()
     for rows in groups(num_images):
-        yield rows, torch.from_numpy(arrays.read_finished_rows(group, layer, rows, neurons)).float()
+        yield rows, activations_of_rows(ref, layer, rows, neurons)
+
+
+def activations_of_rows(ref: ActivationsRef, layer: str, rows: Rows, neurons: slice = ALL) -> Tensor:
+    """The activations of a layer on some images `[rows, n]`, as `activations` gives them and raises."""
+    return torch.from_numpy(arrays.read_finished_rows(ref.group(), layer, rows, neurons)).float()
 
 
 def embeddings(ref: EmbeddingsRef, num_images: int, wanted: Tensor | None = None) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ def remember(plan: PublishPlan) -> None:
         plan.digest,
         plan.spec.model_dump(mode="json"),
         of.probe.folder.name,
-        of.digests,
+        plan.digests,
         of.concepts.blocks(),
         list(of.activations.layouts),
         plan.spec.keep_similarities,
