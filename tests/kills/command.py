@@ -29,6 +29,7 @@ AFTER = (
     "softmax sum",
     "block",
     "layer's marker",
+    "block of details",
     "published table",
     "report",
 )

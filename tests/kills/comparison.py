@@ -19,6 +19,7 @@ MAY_DIFFER = {
     r"store/probes/\w+/parts/\d+\.json": ("seconds",),
     r"store/(embeddings|activations)/\w+\.done/.*\.json": ("seconds",),
     r"store/labels/\w+/[^/]+/(found|done)\.json": ("seconds",),
+    r"store/details/\w+/[^/]+/done\.json": ("seconds",),
     r"store/runs/\w+\.json": ("when",),
     # A run that goes on names the passes over images that it made itself.
     r"out/(.*/)?run\.json": ("seconds", "passes"),

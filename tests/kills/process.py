@@ -25,7 +25,7 @@ from tests.kills.faults import FAULTS
 from tests.kills.points import Changes, Point
 from tests.kills.scenes import CUT
 
-FLOWS = ("shard_probe", "observe_probe", "label_neurons", "dissect")
+FLOWS = ("shard_probe", "observe_probe", "label_neurons", "detail_neurons", "dissect")
 #: Tasks at a time, as on a machine with one device.
 NUM_THREADS = 2
 

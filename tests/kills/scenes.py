@@ -18,6 +18,8 @@ CUT = {
     "tasks.labelling.CONCEPTS_UNIT": 2,
     "tasks.labelling.SCORES_PER_BLOCK": 8,
     "tasks.labelling.IMAGES_PER_SUM": 20,
+    "tasks.detailing.NEURONS_UNIT": 2,
+    "tasks.detailing.ACTIVATIONS_PER_BLOCK": 1,
     "tasks.labelling.NEURONS_PER_BLOCK": {"cos": 2, "cos_cubed": 2, "rank_reorder": 2},
 }
 SMALL = {"device": "cpu", "batch_size": 8, "null_samples": 10}

@@ -106,9 +106,9 @@ def one_flow_run(monkeypatch: pytest.MonkeyPatch) -> None:
     Half of a tiny run's time is calls to the server that put sub-flows and artifacts on record. Tests of what a run
     works out, refuses and stores need none of them.
     """
-    from flows.dissect import label_neurons, observe_probe, shard_probe
+    from flows.dissect import detail_neurons, label_neurons, observe_probe, shard_probe
 
-    for stage in (shard_probe, observe_probe, label_neurons):
+    for stage in (shard_probe, observe_probe, label_neurons, detail_neurons):
         monkeypatch.setattr(stage, "with_options", lambda task_runner, stage=stage: stage.fn)
     for artifact in (
         "flows.observe_probe.create_table_artifact",

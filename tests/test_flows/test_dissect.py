@@ -17,17 +17,23 @@ from distributed import LocalCluster
 from PIL import Image
 
 from storage.errors import DamagedError
+from tasks.published import DETAILS
 from tasks.sample.draw import write_probe
 
 Run = Callable[..., dict[str, int]]
-TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet")
-NOTHING = {"shard": 0, "embed concepts": 0, "embed and record": 0, "label": 0, "publish": 0}
+TABLES = ("labels.parquet", "labels.csv", "descriptions.csv", "top_images.parquet", "rejects.parquet", *DETAILS)
+NOTHING = {"shard": 0, "embed concepts": 0, "embed and record": 0, "label": 0, "details": 0, "publish": 0}
 
 
 def labelling(num_layers: int) -> dict[str, int]:
     """What is done to label so many layers of 4 neurons: with null neurons each of the 48 images counts."""
     neurons = 4 * num_layers
     return {"top images": neurons, "softmax": 48 * num_layers, "score": 4 * neurons, "label": neurons}
+
+
+def detailing(num_layers: int) -> dict[str, int]:
+    """What is done to detail so many layers of 4 neurons."""
+    return dict.fromkeys(("histograms", "details"), 4 * num_layers)
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -42,7 +48,9 @@ def test_neurons_get_the_colours_they_look_for(run: Run, tiny: dict[str, Any], t
     assert first["head"].tolist() == ["red", "green", "blue", "grey"]
     assert first["conv"].tolist()[3] == "(dead)"
     assert labels["similarity"].notna().all() and labels["is_dead"].sum() == 1
-    assert done == {"shard": 48, "embed concepts": 4, "embed and record": 48, "publish": 1} | labelling(2)
+    assert done == {"shard": 48, "embed concepts": 4, "embed and record": 48, "publish": 1} | labelling(
+        2
+    ) | detailing(2)
 
     described = pd.read_csv(out / "descriptions.csv")
     assert list(described.columns) == ["layer", "unit", "description", "similarity"]
@@ -86,18 +94,20 @@ def test_the_written_spec_gives_the_same_run(run: Run, finished: dict[str, Any])
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ({"summary": "max"}, {"embed and record": 48, "publish": 1} | labelling(2)),
-        ({"layers": ("conv", "relu", "head")}, {"embed and record": 48, "publish": 1} | labelling(1)),
+        ({"summary": "max"}, {"embed and record": 48, "publish": 1} | labelling(2) | detailing(2)),
+        ({"layers": ("conv", "relu", "head")}, {"embed and record": 48, "publish": 1} | labelling(1) | detailing(1)),
         ({"layers": ("head",)}, {"publish": 1}),
         ({"a": 5.0}, {"publish": 1} | labelling(2)),
         (
             {"target": "tests.tiny_models:colours_with_function"},
-            {"embed and record": 48, "publish": 1} | labelling(2),
+            {"embed and record": 48, "publish": 1} | labelling(2) | detailing(2),
         ),
         ({"prompt": "a {} thing"}, {"embed concepts": 4, "publish": 1} | labelling(2)),
         ({"truth": None}, {"publish": 1}),
         ({"top_images": 3}, {"publish": 1}),
         ({"tau": "null:0.9"}, {"publish": 1}),
+        ({"details": "all"}, {"publish": 1} | detailing(2)),
+        ({"memory": 0.01}, {}),
         ({"null_samples": 20}, {"publish": 1} | labelling(2)),
         ({"batch_size": 7}, {}),
     ],
@@ -119,6 +129,8 @@ TORN = (
     "labels/*/head/labels.parquet",
     "labels/*/head/top_images.parquet",
     "labels/*/head/done.json",
+    "details/*/head/neurons.parquet",
+    "details/*/head/done.json",
 )
 
 

@@ -21,7 +21,7 @@ from tests.tiny_models import ColourNet
 
 Dissect = Callable[..., dict[str, int]]
 #: What one checkpoint more does in a store that has the images and their embeddings.
-ONE_MORE = {"embed and record": 48, "label": 8, "publish": 1}
+ONE_MORE = {"embed and record": 48, "label": 8, "details": 8, "publish": 1}
 
 
 @pytest.fixture

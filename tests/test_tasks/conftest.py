@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from storage import arrays
 from storage.completion import Rows
 from tasks.concepts import concept_embeddings_of, embed_concepts
+from tasks.detailing import DetailsPlan, plan_details
+from tasks.details import join_details, measure
 from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels
 from tasks.models.clip import Clip, PlacedClip, load_clip
@@ -184,6 +186,18 @@ def labelled(spec: LabelSpec) -> LabelPlan:
     plan = plan_labels(probe, spec)
     for layer in plan.missing:
         label_layer(plan, layer)
+    return plan
+
+
+def detailed(probe: ProbeRef, spec: DissectSpec) -> DetailsPlan | None:
+    """Details of recorded neurons, of which only what is missing is done; None where the spec wants none."""
+    if spec.details == "none":
+        return None
+    plan = plan_details(probe, spec)
+    for layer in plan.missing:
+        for block in plan.unmeasured(layer):
+            measure.fn(plan, layer, block)
+        join_details.fn(plan, layer)
     return plan
 
 

@@ -16,7 +16,7 @@ from tasks.spec import DissectSpec
 from tests.conftest import draw_images
 from tests.test_storage.test_broden import broden_at
 from tests.test_storage.test_tars import tar
-from tests.test_tasks.conftest import labelled, make_clip, png, shard
+from tests.test_tasks.conftest import detailed, labelled, make_clip, png, shard
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Filled:
 def run(spec: DissectSpec) -> PublishPlan:
     """What the flow `dissect` does; only what is missing is done."""
     labels = labelled(spec)
-    plan = plan_publication(labels, spec)
+    plan = plan_publication(labels, spec, detailed(labels.probe, spec))
     remember(plan)
     if not plan.is_done:
         publish.fn(plan)

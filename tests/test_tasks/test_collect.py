@@ -166,7 +166,7 @@ def test_work_in_progress_keeps_all_that_it_is_made_of(filled: Filled, begun: st
     wanted = ["activations", "activations", "concepts", "embeddings", "labels", "list of a tar", "probe set"]
     assert kinds(found.in_progress) == wanted
     assert {thing.place.layer for thing in found.in_progress} == {"", "head"}
-    assert kinds(found.things) == sorted(["activations", "labels", "labels", *["similarities"] * 3])
+    assert kinds(found.things) == sorted(["activations", *["details"] * 2, "labels", "labels", *["similarities"] * 3])
     remove(found)
     plan = run(filled.spec(a=7.0, keep_similarities=False))  # goes on where it was
     assert not plan.is_done and not verify(str(filled.store)).problems
