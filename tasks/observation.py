@@ -182,8 +182,10 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     activations = recordings_of(probe, record) if record else {}
     if embed and embed.image_embeddings:
         ImageEmbeddingsFile.at(embed.image_embeddings).check(probe.index()["path"].tolist())
-    embedded = _embedded(probe, embeddings) if embeddings else frozenset()
-    done = {(of.summary, layer): _recorded(probe, of, layer) for of in activations.values() for layer in of.layouts}
+    embedded = groups_embedded(probe, embeddings) if embeddings else frozenset()
+    done = {
+        (of.summary, layer): groups_recorded(probe, of, layer) for of in activations.values() for layer in of.layouts
+    }
     lacking = (
         Missing(
             rows,
@@ -196,7 +198,7 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
 
 
-def _embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
+def groups_embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
     """Names of the shard groups that have embeddings. Makes their array."""
     arrays.create_rows(
         of.group(),
@@ -209,7 +211,7 @@ def _embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
     return of.done().done()
 
 
-def _recorded(probe: ProbeRef, of: ActivationsRef, layer: str) -> frozenset[str]:
+def groups_recorded(probe: ProbeRef, of: ActivationsRef, layer: str) -> frozenset[str]:
     """Names of the shard groups that have activations of a layer. Makes its arrays."""
     num_images, num_neurons = probe.num_images, of.num_neurons[layer]
     summaries.create(of.summaries(), layer, num_images, num_neurons)

@@ -103,5 +103,40 @@ def similarities(
         finish(of, "similarities", studied(of, asked, say), out)
 
 
+@study_command("absent-concepts")
+@click.option(
+    "--absent",
+    multiple=True,
+    metavar="LIST",
+    help="Concepts to leave out as a group, a text file with one a line as they are called in the truth, and `|` and "
+    "the class of their images where that is called otherwise; repeat it. By default the classes of the images that "
+    "are true concepts.",
+)
+@click.option(
+    "--folds",
+    default=2,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Groups that those classes are dealt out to at random, left out in turn.",
+)
+@click.option("--layer", help="Layer to label; by default the last.")
+@click.option("--truth", metavar="LIST", help="True concepts, as `evaluate` takes them; by default those of the run.")
+@click.option("--examples", default=4, show_default=True, type=click.IntRange(min=0), help="Neurons in the figure.")
+@resamples
+@seed
+def absent_concepts(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+    """4.5: neurons whose concepts the probe set has no images of: how many get their name all the same.
+
+    The layer is labelled by the stored embeddings and activations of the other images, beside all of them.
+    """
+    with told_in_words(context):
+        from tasks.studies.absent_concepts import AbsentQuestion
+        from tasks.studies.absent_concepts import absent_concepts as studied
+        from tasks.studies.studied import StudiedRun
+
+        of = StudiedRun.at(run)
+        finish(of, "absent-concepts", studied(of, AbsentQuestion(**options), say), out)
+
+
 def _names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from storage.files import Folder
 from storage.layout import Store
 from storage.shards import MANIFEST
 from tasks.dissection.errors import ConceptError, UnknownNameError
-from tasks.evaluation.truth import names_of
+from tasks.evaluation.truth import names_of, read_truth
 from tasks.published import LABELS, read_run, read_table
 from tasks.shard import ProbeRef, probe_at
 from tasks.spec import DissectSpec
@@ -82,9 +83,16 @@ class StudiedRun:
     def _probe(self) -> Folder:
         return Folder.at(self.facts["probe"])
 
-    def truth(self, layer: str) -> dict[int, tuple[str, ...]]:
-        """Names of the true concept of each neuron of a layer that has a known one; of most layers there is none."""
+    def truth(self, layer: str, given: str | None = None) -> dict[int, tuple[str, ...]]:
+        """Names of the true concept of each neuron of a layer that has a known one, none where nothing is known.
+
+        `given` is as `read_truth` takes it; by default the truth is what the run was given, of its last layer. Raises
+        `ConceptError` and `TableError`.
+        """
         known = self.facts["accuracy"]
-        if known is None or known["layer"] != layer:
-            return {}
-        return {neuron: names_of(line) for neuron, line in enumerate(known["truth"]) if line}
+        lines: Sequence[str] = ()
+        if given is not None:
+            lines = read_truth(given).of(layer, self.facts["layers"][layer]["neurons"])
+        elif known is not None and known["layer"] == layer:
+            lines = known["truth"]
+        return {neuron: names_of(line) for neuron, line in enumerate(lines) if line}
