@@ -129,19 +129,20 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
 
 
 def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]) -> None:
-    if spec.concept_embeddings:
-        vectors = _precomputed(spec, texts)
-    else:
-        assert spec.clip is not None
-        source = load_clip(spec.clip, spec.clip_checkpoint)
-        with held_device(spec.device, shared=spec.share_devices, asks=go_on) as device:
-            clip = placed(PlacedClip, source, Placement.of(spec, device))
-            vectors = embed_texts(clip, texts)
+    vectors = _precomputed(spec, texts) if spec.concept_embeddings else embed_by_clip(spec, texts)
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     Completion(ref.folder).mark(
         block, {"num_texts": len(texts)}, [write_parquet(ref.folder, f"{block}.parquet", table)]
     )
+
+
+def embed_by_clip(spec: EmbedSpec, texts: list[str]) -> Floats:
+    """Unit embeddings of texts by the spec's CLIP model, `[C, D]`, on a device that nobody else has meanwhile."""
+    assert spec.clip is not None  # it embeds them
+    source = load_clip(spec.clip, spec.clip_checkpoint)
+    with held_device(spec.device, shared=spec.share_devices, asks=go_on) as device:
+        return embed_texts(placed(PlacedClip, source, Placement.of(spec, device)), texts)
 
 
 def embed_texts(clip: PlacedClip, texts: list[str]) -> Floats:

@@ -138,5 +138,45 @@ def absent_concepts(context: click.Context, run: str, out: str | None, **options
         finish(of, "absent-concepts", studied(of, AbsentQuestion(**options), say), out)
 
 
+@study_command("compositions")
+@click.option("--neurons", default="", metavar="N,N", help="Neurons of the layer.")
+@click.option(
+    "--sample",
+    default=6,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="So many live neurons, drawn at random, where none are named.",
+)
+@click.option("--layer", help="Layer of the neurons; by default the last.")
+@click.option(
+    "--words",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Best single words of a neuron that are joined by twos.",
+)
+@resamples
+@seed
+def compositions(context: click.Context, run: str, out: str | None, neurons: str, **options: Any) -> None:
+    """A.4: pairs of a neuron's best words, embedded and scored anew, beside its single best word.
+
+    Takes the CLIP model of the run, as many texts a neuron as there are ordered pairs: 9,900 of 100 words.
+    """
+    with told_in_words(context):
+        from tasks.studies.compositions import CompositionsQuestion
+        from tasks.studies.compositions import compositions as studied
+        from tasks.studies.studied import StudiedRun
+
+        of = StudiedRun.at(run)
+        asked = CompositionsQuestion([_number(name) for name in _names(neurons)], **options)
+        finish(of, "compositions", studied(of, asked, say), out)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise click.UsageError(f"--neurons {text!r} is no number of a neuron.")
+    return int(text)
+
+
 def _names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]

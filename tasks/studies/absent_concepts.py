@@ -20,10 +20,11 @@ from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, mean, right_ranks
 from tasks.labelling import LabelPlan
 from tasks.show import table_of
-from tasks.studies.absent_figure import draw, example_images
+from tasks.studies.absent_figure import draw, examples
 from tasks.studies.absent_groups import Group, Truth, classes_of, folds, key, of_lists
 from tasks.studies.outcome import Outcome
 from tasks.studies.relabel import plan_of, steps
+from tasks.studies.strips import strips
 from tasks.studies.studied import StudiedRun, StudyError
 from tasks.studies.subset import subset
 
@@ -69,7 +70,10 @@ def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str]
         left_out[group.name] = len(classes) - len(rows)
         neurons = _neurons(group, truth, layer)
         if not len(rows):
-            raise StudyError(f"All images are of {group.name}: without them there is nothing to label by.")
+            raise StudyError(
+                f"All images are of {group.name}: without them there is nothing to label by. Leave out fewer "
+                "concepts: more --folds, or a shorter --absent LIST."
+            )
         if not left_out[group.name]:
             notes.append(f"No image's class is a concept of {group.name}: the labels are those of the run.")
             parts.append(_judged(group, neurons, truth, plan.labels(layer), plan.top_images(layer), None))
@@ -83,9 +87,8 @@ def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str]
             parts.append(_judged(group, neurons, truth, without.labels(layer), top, plan.labels(layer)))
     neurons_table = pd.concat([judged for judged, _ in parts], ignore_index=True)
     counts = _counts(neurons_table, groups, left_out, plan, asked)
-    images, note = example_images(
-        run, neurons_table, pd.concat([top for _, top in parts]), asked.examples, asked.seed
-    )
+    titles = examples(neurons_table, asked.examples, asked.seed)
+    images, note = strips(run.facts, titles, pd.concat([top for _, top in parts]).drop_duplicates(["neuron", "rank"]))
     shown: list[Table | str] = [*(f"Note: {one}" for one in [*notes, *note]), _table(counts, layer)]
     data = {"groups": counts, "neurons": neurons_table}
     return Outcome(shown, data, partial(draw, counts, images), vars(asked) | {"layer": layer})

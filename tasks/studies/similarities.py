@@ -247,16 +247,13 @@ def _draw_agreement(axes: Axes, matrix: np.ndarray[Any, np.dtype[np.float64]], n
 
 
 def _draw_accuracy(axes: Axes, known: pd.DataFrame) -> None:
-    places = np.arange(len(known))
+    places = np.arange(len(known), dtype=np.float64)
     for shift, top in ((-0.2, 1), (0.2, 5)):
         value = known[f"top{top}"].to_numpy(dtype=np.float64)
         ends = known[[f"top{top}_low", f"top{top}_high"]].to_numpy(dtype=np.float64)
         colour = style.COLOURS[0 if top == 1 else 5]
         axes.bar(places + shift, value, 0.38, color=colour, label=f"top-{top}")
-        if not np.isnan(ends).any():
-            axes.errorbar(
-                places + shift, value, np.abs(ends.T - value), fmt="none", ecolor="black", elinewidth=0.8, capsize=2
-            )
+        style.intervals(axes, places + shift, value, ends)
     layer, count = known["layer"].iloc[0], int(known["known"].iloc[0])
     axes.set_xticks(places, known["similarity"], rotation=35, ha="right")
     axes.set(ylim=(0, 1.2), ylabel="share right", title=f"Accuracy on {count:,} neurons of {style.text(layer)}")

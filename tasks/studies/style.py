@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.style
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tasks.printable import printable
+
+Floats = npt.NDArray[np.float64]
 
 #: Files of a figure, by their endings.
 FORMATS = ("svg", "png")
@@ -71,6 +75,13 @@ def line_style(number: int) -> dict[str, Any]:
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": dashes[number // len(COLOURS) % len(dashes)],
     }
+
+
+def intervals(axes: Axes, places: Floats, values: Floats, ends: Floats) -> None:
+    """Whiskers on bars, from the two `ends` `[n, 2]` of an interval; none where some are not known."""
+    if not np.isnan(ends).any():
+        lengths = np.abs(ends.T - values)
+        axes.errorbar(places, values, lengths, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
 
 
 def text(value: object) -> str:
