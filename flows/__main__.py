@@ -49,6 +49,8 @@ def run(spec_file: Path | None, **options: Any) -> None:
 
         published = dissect(spec)
         _print_run(published)
+        if spec.publish:
+            say(f"Data set {spec.publish}")
 
 
 @cli.command(cls=SpecCommand)
@@ -159,6 +161,27 @@ def report(context: click.Context, out: str) -> None:
         from tasks.publish import republish_report
 
         say(f"Report: {republish_report(out)}")
+
+
+@cli.command()
+@click.argument("out", metavar="RUN")
+@click.argument("url", metavar="URL")
+@click.option("--overwrite", is_flag=True, help="Write over files that are not of a run, or were changed.")
+@click.pass_context
+def publish(context: click.Context, out: str, url: str, overwrite: bool) -> None:
+    """Puts the tables of RUN, the --out folder of a run, at URL for others, as `clip-dissect run --publish URL` does.
+
+    URL is a folder, s3://, gs:// and so on. It gets Parquet and CSV, a dataset card (README.md) and explanations as
+    CoSy reads them. Where just these lie it does nothing.
+    """
+    with told_in_words(context):
+        from storage.files import Folder
+        from tasks.dataset import plan_dataset, publish_dataset
+
+        plan = plan_dataset(Folder.at(out), url, overwrite=overwrite)
+        if not plan.is_done:
+            publish_dataset.fn(plan)
+        say(f"Data set: {plan.to.url}{' (it was there)' if plan.is_done else ''}")
 
 
 @cli.command()

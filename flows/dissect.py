@@ -14,6 +14,7 @@ from flows.observe_probe import observe_probe
 from flows.shard_probe import shard_probe
 from storage.files import Folder
 from tasks.announce import announcement
+from tasks.dataset import plan_dataset, publish_dataset
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
 from tasks.remember import remember
@@ -39,5 +40,9 @@ def dissect(spec: DissectSpec) -> Folder:
     remember(plan)
     publishing = publish.with_options(assets=[plan.asset], asset_deps=plan.made_of)
     follow("publish", [] if plan.is_done else [(publishing.submit(plan, passes), 1)], total=1, unit="run")
+    if spec.publish:
+        dataset = plan_dataset(plan.out, spec.publish)
+        work = [] if dataset.is_done else [(publish_dataset.submit(dataset), 1)]
+        follow("data set", work, total=1, unit="run")
     create_markdown_artifact(announcement(plan.out), key="dissection", description=f"Labels of {spec.target}")
     return plan.out

@@ -58,6 +58,10 @@ class BusyError(StorageError, RuntimeError):
     """A store in which a run is at work."""
 
 
+class ForeignError(StorageError, FileExistsError):
+    """Somebody else's file where one is to be written."""
+
+
 class EmbeddingsError(StorageError, ValueError):
     """Precomputed embeddings that do not fit the images or concepts."""
 

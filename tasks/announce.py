@@ -27,11 +27,11 @@ BESIDE = (DESCRIPTIONS, TOP_IMAGES, REJECTS)
 
 def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[str]:
     spec, counts, seconds = run["spec"], run["counts"], run["seconds"]
-    yield f"# {_safe(spec['target'])}"
+    yield f"# {safe(spec['target'])}"
     yield ""
     yield (
         f"{counts['images']:,} images ({counts['rejects']:,} files refused), {counts['concepts']:,} concepts, "
-        f"{_safe(spec['similarity'])}."
+        f"{safe(spec['similarity'])}."
     )
     yield ""
     yield "| layer | neurons | dead | interpretable | first labels |"
@@ -41,19 +41,19 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
         shown = first.loc[first["layer"] == layer, "concept"].head(LABELS_SHOWN)
         interpretable = "-" if facts["interpretable"] is None else facts["interpretable"]
         yield (
-            f"| {_safe(layer)} | {facts['neurons']} | {facts['dead']} | {interpretable} | "
-            f"{', '.join(map(_safe, shown))}{' …' if facts['neurons'] > LABELS_SHOWN else ''} |"
+            f"| {safe(layer)} | {facts['neurons']} | {facts['dead']} | {interpretable} | "
+            f"{', '.join(map(safe, shown))}{' …' if facts['neurons'] > LABELS_SHOWN else ''} |"
         )
     if len(run["layers"]) > LAYERS_SHOWN:
         yield f"| … {len(run['layers']) - LAYERS_SHOWN} more | | | | |"
     yield ""
     if run["accuracy"]:
-        yield f"Accuracy of {_safe(run['accuracy']['layer'])}: {run['accuracy']['top1']:.1%} top-1."
+        yield f"Accuracy of {safe(run['accuracy']['layer'])}: {run['accuracy']['top1']:.1%} top-1."
         yield ""
     for note in run["notes"]:
-        yield f"- {_safe(note)}"
+        yield f"- {safe(note)}"
     yield ""
-    yield "Seconds of work: " + ", ".join(f"{_safe(stage)} {value:.1f}" for stage, value in seconds.items()) + "."
+    yield "Seconds of work: " + ", ".join(f"{safe(stage)} {value:.1f}" for stage, value in seconds.items()) + "."
     yield ""
     if rates := [one["images/s"] for one in run["passes"]]:
         yield f"Images a second in a pass: {min(rates):,.0f} to {max(rates):,.0f} ({len(rates)} passes)."
@@ -62,7 +62,7 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
     yield f"- Tables: {_code(out.path(LABELS))}, and beside it: {', '.join(f'`{name}`' for name in BESIDE)}"
 
 
-def _safe(text: object) -> str:
+def safe(text: object) -> str:
     """A name or concept as it is: no table cell ends in it, nothing in it is marked up, and no address is a link."""
     escaped = "".join(f"\\{letter}" if letter in MARKS else letter for letter in printable(str(text)))
     return escaped.replace("://", "\\://").replace("www.", "www\\.")

@@ -296,6 +296,11 @@ class OutputSpec(Group):
     """Output"""
 
     out: str | None = Field(None, description="Folder or URL for tables and report; the store's runs/ by default.")
+    publish: str | None = Field(
+        None,
+        description="Folder or URL where the tables go for others: Parquet, CSV, a dataset card, explanations for "
+        "CoSy. `clip-dissect publish` does it for a finished run.",
+    )
     truth: str | None = Field(
         None,
         description="True concepts of the last layer's neurons, a line each, blank where it is not known, | between "

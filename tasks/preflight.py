@@ -7,6 +7,7 @@ from pathlib import Path
 from storage.errors import EmbeddingsError, SourceError
 from storage.files import is_local
 from tasks.concepts import concept_embeddings_of, concept_list
+from tasks.dataset import refuse_foreign
 from tasks.evaluation.truth import read_truth
 from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import check_devices
@@ -19,6 +20,8 @@ def preflight(spec: DissectSpec) -> None:
     """Loads models, lists and embedding files and checks them against each other; raises what is wrong."""
     if spec.out and is_local(spec.out) and Path(spec.out).is_file():
         raise SourceError(f"--out {spec.out} is a file. It takes the folder where tables and report go.")
+    if spec.publish:
+        refuse_foreign(spec.publish)
     concept_list(spec)
     truth = read_truth(spec.truth) if spec.truth else None
     layouts = traced_layers(spec)

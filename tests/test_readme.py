@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from tests.conftest import REPO
 
@@ -24,7 +25,7 @@ def commands(page: str = README) -> list[str]:
     return [line for line in lines if line != "make test"]
 
 
-def test_the_readme_s_commands_work(tmp_path: Path) -> None:
+def test_the_readme_s_commands_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands()[0] == "make dissect"
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -50,6 +51,12 @@ def test_the_readme_s_commands_work(tmp_path: Path) -> None:
     assert f"Accuracy of head on 20 known neurons: {tops}" in said
     assert f"Accuracy of head on 20 known neurons: {tops}" in README
 
+    [program] = [
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sample-dataset" in block
+    ]
+    exec(program.replace("out/sample", str(tmp_path / "sample")), {})
+    assert "circle" in capsys.readouterr().out
+
     labels = pd.read_parquet(tmp_path / "sample" / "labels.parquet")
     assert labels.groupby("layer")["neuron"].nunique().to_dict() == {
         layer: facts["layers"][layer]["neurons"] for layer in facts["layers"]
@@ -71,7 +78,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
     from tasks.spec import DissectSpec
 
     known = {f"--{name.replace('_', '-')}" for name in DissectSpec.model_fields}
-    known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit", "--repair", "--remove"}
+    known |= {"--spec", "--help", "--layer", "--concept", "--sort", "--limit", "--repair", "--remove", "--overwrite"}
     known |= {
         option
         for command in (evaluate, reproduce, *study.commands.values())

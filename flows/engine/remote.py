@@ -41,7 +41,10 @@ SECONDS_BETWEEN_LOOKS = 1.0
 #: How often a run is seen as Crashed until that is its end: one that was lost is scheduled again a moment later.
 LOOKS_AT_A_CRASH = 5
 #: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
-PATHS = ("probe", "store", "out", "checkpoint", "clip_checkpoint", "image_embeddings", "concept_embeddings")
+PATHS = (
+    *("probe", "store", "out", "publish", "checkpoint", "clip_checkpoint"),
+    *("image_embeddings", "concept_embeddings"),
+)
 #: Those that are paths where such a file is, and else names.
 PATHS_OR_NAMES = ("clip", "concepts", "truth")
 

@@ -133,6 +133,16 @@ def test_report_is_made_anew_from_the_tables(finished: dict[str, Any]) -> None:
     assert report.read_bytes() == before
 
 
+def test_a_finished_run_is_published_for_others(base: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "README.md").write_text("theirs")
+    arguments = ["publish", base["out"], str(tmp_path / "to")]
+    refused = CliRunner().invoke(cli, arguments)
+    assert refused.exit_code == 1 and "holds README.md, which no run has published" in refused.output
+    assert invoke(*arguments, "--overwrite") == f"Data set: {tmp_path / 'to'}\n"
+    assert invoke(*arguments) == f"Data set: {tmp_path / 'to'} (it was there)\n"
+
+
 def test_a_spec_file_and_options_that_win(finished: dict[str, Any], tmp_path: Path) -> None:
     own = options(finished, "store", "out", "target")
     text = invoke("run", "--spec", f"{finished['out']}/spec.yaml", *own, "--ranks", "2")

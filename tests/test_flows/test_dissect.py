@@ -77,6 +77,14 @@ def test_a_run_goes_on_where_a_stage_ended(run: Run, finished: dict[str, Any], t
 
 
 @pytest.mark.usefixtures("one_flow_run")
+@pytest.mark.usefixtures("one_flow_run")
+def test_a_run_puts_its_tables_where_others_find_them(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
+    given = finished | {"publish": str(tmp_path / "to")}
+    assert run(**given) == NOTHING | {"data set": 1}
+    assert (tmp_path / "to" / "labels.csv").read_bytes() == (tmp_path / "out" / "labels.csv").read_bytes()
+    assert run(**given) == NOTHING | {"data set": 0}
+
+
 def test_a_damaged_table_is_published_anew(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:
     before = tables(tmp_path / "out")
     (tmp_path / "out" / "labels.csv").write_text("mine now")
