@@ -16,16 +16,16 @@ import yaml
 
 from tasks.announce import safe
 from tasks.printable import printable_lines
-from tasks.published import LABELS, TOP_IMAGES
+from tasks.published import IMAGE_RANGES, INPUTS, LABELS, NEURONS, SIMILAR_NEURONS, TOP_IMAGES
 
 #: What a row of each table is.
 ROWS = {
     LABELS: "a label: layer, neuron and rank, best first, with its similarity and the neuron's flaws",
     TOP_IMAGES: "one of the images that activate a neuron most: layer, neuron and rank",
-    "neurons.parquet": "a neuron: moments and histogram of its activations",
-    "image_ranges.parquet": "an image drawn at random from a range of a neuron's most active images",
-    "similar_neurons.parquet": "one of the neurons of the same layer that are nearest to a neuron",
-    "inputs.parquet": "one of the strongest inputs of a neuron of a linear layer, by weight",
+    NEURONS: "a neuron: moments and histogram of its activations",
+    IMAGE_RANGES: "an image drawn at random from a range of a neuron's most active images",
+    SIMILAR_NEURONS: "one of the neurons of the same layer that are nearest to a neuron",
+    INPUTS: "one of the strongest inputs of a neuron of a linear layer, by weight",
 }
 
 

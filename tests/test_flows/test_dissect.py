@@ -82,6 +82,8 @@ def test_a_run_puts_its_tables_where_others_find_them(run: Run, finished: dict[s
     given = finished | {"publish": str(tmp_path / "to")}
     assert run(**given) == NOTHING | {"data set": 1}
     assert (tmp_path / "to" / "labels.csv").read_bytes() == (tmp_path / "out" / "labels.csv").read_bytes()
+    counts = pd.read_csv(tmp_path / "to" / "neurons.csv")["counts"].map(json.loads)
+    assert counts.map(sum).tolist() == [48] * 8
     assert run(**given) == NOTHING | {"data set": 0}
 
 
