@@ -156,7 +156,7 @@ def show(
 @click.argument("out", metavar="OUT")
 @click.pass_context
 def report(context: click.Context, out: str) -> None:
-    """Makes the report.html of OUT, the --out folder of a run, anew from its tables."""
+    """Makes the report of OUT, the --out folder of a run, anew from its tables."""
     with told_in_words(context):
         from tasks.publish import republish_report
 

@@ -2,54 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from storage.errors import IncompleteError
-from storage.files import Folder
+from storage.files import Folder, Written
 from storage.shards import read_images
-from tasks.dissection.metrics import normal
-from tasks.evaluation.truth import names_of
 from tasks.images import decode
-from tasks.published import REPORT
-from tasks.report.page import render
-from tasks.report.rows import Label, Layer, Neuron, Report, TopImage
+from tasks.page_rows import Details, layer_rows
+from tasks.parameters import Tau
+from tasks.published import IMAGE_RANGES, INPUTS, NEURONS, REPORT, SIMILAR_NEURONS, read_table
+from tasks.report.pages import FOLDERS, OURS, pages
+from tasks.report.rows import Report
 from tasks.report.thumbnails import thumbnail
 from tasks.shard import probe_at
 
-#: Different images on one page; with more, each neuron shows fewer. About 3 KB each.
-MAX_THUMBNAILS = 4_000
+#: Different images of a report; with more, each neuron shows fewer. About 4 KB each.
+MAX_THUMBNAILS = 20_000
 #: Pixels.
 THUMBNAIL_SIDE = 96
+#: Images that are decoded at a time.
+BATCH = 64
+#: The report of older versions, in one file.
+OLD_REPORT = "report.html"
 
 
 def write_report(
     out: Folder, run: dict[str, Any], labels: pd.DataFrame, top_images: pd.DataFrame, rejects: pd.DataFrame
-) -> None:
-    """Writes `report.html` beside the tables."""
-    shown = _few_enough(top_images)
+) -> list[Written]:
+    """Writes the folder `report` beside the tables, of which it reads those of details where they are there.
+
+    Removes what an earlier report left. Raises `IncompleteError` where the probe set is not there.
+    """
+    details = _details(out)
+    top_images, ranges = _few_enough(top_images, details.ranges)
+    details = Details(details.neurons, ranges, details.similar, details.inputs)
+    accuracy = run["accuracy"]
     report = Report(
-        title=_title(run["spec"]),
-        facts=_facts(run),
-        layers=tuple(_layer(run, name, labels, shown) for name in run["layers"]),
+        title=f"{run['spec']['target']} dissected",
+        facts=tuple(_facts(run)),
+        origin=_origin(run),
+        layers=tuple(
+            layer_rows(
+                name,
+                accuracy["truth"] if accuracy and accuracy["layer"] == name else None,
+                labels,
+                top_images,
+                details,
+            )
+            for name in run["layers"]
+        ),
         rejects=tuple(zip(rejects["path"], rejects["reason"], strict=True)),
         notes=tuple(run["notes"]),
+        spec=tuple((name, _said(value)) for name, value in run["spec"].items() if value is not None),
+        cut=_cut(run["tau"]),
     )
-    out.write(REPORT, render(report, _thumbnails(run, shown)).encode())
+    made = _thumbnails(run, pd.concat([top_images[["row", "image"]], _images_of(ranges)]))
+    folder = out / REPORT.partition("/")[0]
+    _unlink(folder)
+    written = [folder.write(path, data) for path, data in pages(report, made)]
+    _remove_older(out, folder, {one.url for one in written})
+    return written
 
 
-def _few_enough(top_images: pd.DataFrame) -> pd.DataFrame:
+def _details(out: Folder) -> Details:
+    tables = (NEURONS, IMAGE_RANGES, SIMILAR_NEURONS, INPUTS)
+    return Details(*(read_table(out, name) if out.is_file(name) else pd.DataFrame() for name in tables))
+
+
+def _unlink(folder: Folder) -> None:
+    """Removes links in the place of the report's folders: what they lead to is somebody else's."""
+    if not folder.is_local:
+        return
+    for path in (Path(folder.url), *(Path(folder.path(name)) for name in FOLDERS)):
+        if path.is_symlink():
+            path.unlink()
+
+
+def _remove_older(out: Folder, folder: Folder, kept: set[str]) -> None:
+    """Removes files of an earlier report that this one does not have; nothing that no report has ever written."""
+    out.remove_file(OLD_REPORT)
+    for found in folder.files():
+        if OURS.fullmatch(found.path) and folder.path(found.path) not in kept:
+            folder.remove_file(found.path)
+
+
+def _images_of(ranges: pd.DataFrame) -> pd.DataFrame:
+    return ranges[["row", "image"]] if len(ranges) else pd.DataFrame({"row": [], "image": []}, dtype="object")
+
+
+def _few_enough(top_images: pd.DataFrame, ranges: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Top images of as many ranks as there is room for, one at least; where all have, images of ranges too."""
     ranks = int(max(top_images["rank"], default=0))
     while ranks > 1 and top_images.loc[top_images["rank"] <= ranks, "row"].nunique() > MAX_THUMBNAILS:
         ranks -= 1
-    return top_images[top_images["rank"] <= ranks]
+    shown = top_images[top_images["rank"] <= ranks]
+    if ranges.empty:
+        return shown, ranges
+    number = ranges.groupby(["layer", "neuron", "range"], sort=False).cumcount()
+    most = int(number.max()) + 1
+    rows = set(shown["row"])
+    while most > 0 and len(rows.union(ranges.loc[number < most, "row"])) > MAX_THUMBNAILS:
+        most -= 1
+    return shown, ranges[number < most]
 
 
-def _thumbnails(run: dict[str, Any], top_images: pd.DataFrame) -> dict[str, bytes]:
-    names = dict(zip(top_images["row"], top_images["image"], strict=True))
-    return {names[row]: jpeg for row, jpeg in thumbnails(run, top_images["row"], THUMBNAIL_SIDE)}
+def _thumbnails(run: dict[str, Any], images: pd.DataFrame) -> Mapping[str, bytes]:
+    names = dict(zip(images["row"], images["image"], strict=True))
+    return {names[row]: jpeg for row, jpeg in thumbnails(run, names, THUMBNAIL_SIDE)}
 
 
 def thumbnails(run: dict[str, Any], rows: Iterable[int], side: int) -> Iterator[tuple[int, bytes]]:
@@ -62,73 +127,50 @@ def thumbnails(run: dict[str, Any], rows: Iterable[int], side: int) -> Iterator[
             f"The run's probe set {probe.url}, whose images the page shows, cannot be read ({error}). Bring it "
             "back, or run again."
         ) from error
-    for row, data in read_images(probe, found.chosen(sorted(set(rows)))):
-        yield row, thumbnail(decode(data), side)
+
+    def small(image: tuple[int, bytes]) -> tuple[int, bytes]:
+        row, data = image
+        return row, thumbnail(decode(data, enough=2 * side), side)
+
+    images = read_images(probe, found.chosen(sorted(set(rows))))
+    with ThreadPoolExecutor() as threads:
+        while batch := list(islice(images, BATCH)):
+            yield from threads.map(small, batch)
 
 
-def _layer(run: dict[str, Any], name: str, labels: pd.DataFrame, top_images: pd.DataFrame) -> Layer:
-    truth: Sequence[str] | None = None
-    if run["accuracy"] and run["accuracy"]["layer"] == name:
-        truth = run["accuracy"]["truth"]
-    images = {
-        neuron: tuple(TopImage(image, float(a)) for image, a in zip(table["image"], table["activation"], strict=True))
-        for neuron, table in top_images[top_images["layer"] == name].groupby("neuron")
-    }
-    neurons = []
-    for index, table in labels[labels["layer"] == name].groupby("neuron"):
-        number, is_dead = int(str(index)), bool(table["is_dead"].iloc[0])
-        neurons.append(
-            Neuron(
-                number,
-                is_dead,
-                () if is_dead else tuple(_label(row) for row in table.itertuples()),
-                images.get(index, ()),
-                _true_concept(truth[number], table["concept"].iloc[0])
-                if truth and 0 <= number < len(truth)
-                else None,
-            )
-        )
-    return Layer(name, tuple(neurons))
+def _cut(tau: str) -> float | None:
+    try:
+        return Tau.of(tau).similarity
+    except ValueError:
+        return None  # edited by hand
 
 
-def _true_concept(line: str, label: str) -> str | None:
-    """What a neuron's true concept is called on the page: as its first label where that is right."""
-    names = names_of(line)
-    return label if normal(label) in map(normal, names) else next(iter(names), None)
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _label(row: Any) -> Label:
-    def number(value: Any) -> float | None:
-        return None if pd.isna(value) else float(value)
-
-    return Label(row.concept, float(row.similarity), number(row.log_likelihood), number(row.log_prior))
-
-
-def _title(spec: dict[str, Any]) -> str:
-    return f"{spec['target']} dissected"
-
-
-def _facts(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    spec, counts = run["spec"], run["counts"]
-    embedder = spec["clip"] or "precomputed embeddings"
-    settings = ", ".join(f"{name} {value:g}" for name, value in run["hyperparameters"].items())
-    facts = [
-        ("Network", spec["target"] + (f", {spec['checkpoint']}" if spec["checkpoint"] else "")),
-        ("Summary function", ", ".join(spec["summary"])),
-        ("Probe set", f"{' + '.join(spec['probe'])}: {counts['images']:,} images, {counts['rejects']:,} refused"),
-        ("Concepts", f"{spec['concepts']}: {counts['concepts']:,}, prompt “{spec['prompt']}”"),
-        ("CLIP", embedder),
-        ("Similarity", f"{spec['similarity']} ({spec['variant']}{'; ' + settings if settings else ''})"),
-    ]
-    if run["accuracy"]:
-        tops = ", ".join(
-            f"{run['accuracy'][t]:.1%} {t.replace('top', 'top-')}" for t in ("top1", "top5") if t in run["accuracy"]
-        )
-        facts.append(("Accuracy", f"{run['accuracy']['layer']}: {tops} of {run['accuracy']['neurons']} neurons"))
-    counts_of = [(facts["interpretable"], facts["neurons"]) for facts in run["layers"].values()]
-    if all(above is not None for above, _ in counts_of):
-        above, of = (sum(numbers) for numbers in zip(*counts_of, strict=True))
-        facts.append(("Interpretable", f"{above:,} of {of:,} neurons (τ = {run['tau']})"))
+def _origin(run: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in run["seconds"].items() if stage != "publish")
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    return (*facts, ("Seconds of work", seconds), ("Run", run["digest"]), ("Versions", versions))
+    return (("Run", run["digest"]), ("Seconds of work", seconds), ("Versions", versions))
+
+
+def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    spec, counts, accuracy = run["spec"], run["counts"], run["accuracy"]
+    settings = ", ".join(f"{name} {value:g}" for name, value in run["hyperparameters"].items())
+    yield "Network", spec["target"] + (f", {spec['checkpoint']}" if spec["checkpoint"] else "")
+    yield "Summary function", ", ".join(spec["summary"])
+    yield "Probe set", f"{' + '.join(spec['probe'])}: {counts['images']:,} images, {counts['rejects']:,} refused"
+    yield "Concepts", f"{spec['concepts']}: {counts['concepts']:,}, prompt “{spec['prompt']}”"
+    yield "CLIP", spec["clip"] or "precomputed embeddings"
+    yield "Similarity", f"{spec['similarity']} ({spec['variant']}{'; ' + settings if settings else ''})"
+    if accuracy:
+        tops = {"top1": "top-1", "top5": "top-5"}
+        told = ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in tops.items() if top in accuracy)
+        yield "Accuracy", f"{accuracy['layer']}: {told} of {accuracy['neurons']} neurons"
+    counted = [(facts["interpretable"], facts["neurons"]) for facts in run["layers"].values()]
+    if all(above is not None for above, _ in counted):
+        above, of = (sum(numbers) for numbers in zip(*counted, strict=True))
+        yield "Interpretable", f"{above:,} of {of:,} neurons (τ = {run['tau']})"
+    if rates := [one["images/s"] for one in run.get("passes", ())]:
+        yield "Throughput", f"{min(rates):,.0f} to {max(rates):,.0f} images/s in {len(rates)} passes"

@@ -30,7 +30,7 @@ from tasks.detailing import DetailsPlan
 from tasks.dissection.metrics import accuracy, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.labelling import DONE, LabelPlan, notes
-from tasks.page import write_report
+from tasks.page import OLD_REPORT, write_report
 from tasks.parameters import Tau
 from tasks.passes import Pass
 from tasks.probe_index import INDEX
@@ -159,12 +159,11 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     write_parquet(plan.out, REJECTS, rejects)
     plan.out.write(SPEC, yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_defaults=True)).encode())
     run = _run(plan, layers, labels)
-    write_report(plan.out, run, labels, top_images, rejects)
     run["passes"] = [one.as_row() for one in passes]
+    pages = write_report(plan.out, run, labels, top_images, rejects)
+    tables = [plan.out.written(name) for name in _files(plan.details) if name != REPORT]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
-    Completion(plan.out).mark(
-        RUN.removesuffix(".json"), run, [plan.out.written(name) for name in _files(plan.details)]
-    )
+    Completion(plan.out).mark(RUN.removesuffix(".json"), run, [*tables, *pages])
 
 
 def interpretable(labels: pd.DataFrame, tau: Tau) -> pd.Series:
@@ -190,8 +189,9 @@ def republish_report(out: str) -> str:
     with Leases(folder).held(RUN, Waiting()):
         run = read_run(folder)
         tables = [read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)]
-        write_report(folder, run, *tables)
-        run["files"] |= vouched(folder, [folder.written(REPORT)])
+        pages = write_report(folder, run, *tables)
+        run["files"] = {name: was for name, was in run["files"].items() if not _is_of_report(name)}
+        run["files"] |= vouched(folder, pages)
         folder.write_json(RUN, run)
     return folder.path(REPORT)
 
@@ -333,6 +333,11 @@ def _is_intact(out: Folder, digest: str, files: set[str]) -> bool:
         run = read_run(out)
     except ValueError:
         return False  # torn
-    return bool(run["digest"] == digest and set(run["files"]) == files) and not any(
+    tables = {name for name in run["files"] if name == REPORT or not _is_of_report(name)}
+    return bool(run["digest"] == digest and tables == files) and not any(
         harm(out, name, was) for name, was in run["files"].items()
     )
+
+
+def _is_of_report(name: str) -> bool:
+    return name == OLD_REPORT or name.startswith(f"{REPORT.partition('/')[0]}/")

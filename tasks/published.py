@@ -16,7 +16,7 @@ from storage.files import Folder
 from storage.runs import RUN as RUN
 from storage.tables import read_parquet
 
-SPEC, REPORT = "spec.yaml", "report.html"
+SPEC, REPORT = "spec.yaml", "report/index.html"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
 TOP_IMAGES, REJECTS = "top_images.parquet", "rejects.parquet"
 FILES = (LABELS, LABELS_CSV, DESCRIPTIONS, TOP_IMAGES, REJECTS, SPEC, REPORT)

@@ -15,7 +15,7 @@ from storage.files import Folder
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.layers import TracedLayer
 from tasks.printable import printable
-from tasks.published import LABELS, read_run, read_table
+from tasks.published import LABELS, REPORT, read_run, read_table
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]
     for note in run["notes"]:
         yield f"Note: {literal(note)}"
     yield f"\nTables  {literal(out.path(LABELS))}, labels.csv, descriptions.csv, top_images.parquet"
-    yield f"Report  {literal(out.path('report.html'))}"
+    yield f"Report  {literal(out.path(REPORT))}"
 
 
 TOPS = {"top1": "top-1", "top5": "top-5"}

@@ -76,6 +76,8 @@ def test_a_published_folder_of_somebody_else_s_writes_nothing_outside(probe: str
     run = out.read_json("run.json")
     run["files"] |= {"../mine.txt": "0" * 64, str(tmp_path / "mine.txt"): "0" * 64}
     out.write_json("run.json", run)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "out" / "report").symlink_to(tmp_path / "mine")
     (tmp_path / "out" / "report.html").symlink_to(tmp_path / "mine.txt")
     (tmp_path / "out" / "run.json.lock").symlink_to(tmp_path / "mine.txt")
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "out")}
@@ -88,6 +90,7 @@ def test_a_published_folder_of_somebody_else_s_writes_nothing_outside(probe: str
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "out")} == before
     out.write_json("run.json", run)
     READERS["published"].read(tmp_path)
+    assert not (tmp_path / "out" / "report").is_symlink() and not list((tmp_path / "mine").iterdir())
     assert not (tmp_path / "out" / "report.html").is_symlink() and (tmp_path / "mine.txt").read_text() == "mine"
 
 

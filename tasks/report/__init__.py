@@ -1,1 +1,1 @@
-"""The report a person opens: one HTML file from plain rows and thumbnails."""
+"""The report a person opens: a folder of HTML pages from plain rows and thumbnails."""

@@ -42,7 +42,8 @@ def render_questions(asked: Questions, thumbnails: Mapping[int, bytes]) -> str:
     return filled(
         "rate.html",
         ("rate-store.js", "rate.js"),
-        ("page.css", "rate.css"),
+        ("base.css", "rate.css"),
+        title=asked.title,
         asked=asked,
         num_images=max((len(question.images) for question in asked.questions), default=0),
         payload=_payload(asked, thumbnails),

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.report.rows import Layer
+from tasks.report.rows import Layer, Neuron
 
 NUM_BINS = 28
-NUM_FREQUENT = 12
+NUM_FREQUENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class LayerSummary:
     num_dead: int
     num_distinct: int
     """Distinct labels."""
+    num_interpretable: int | None
+    """Neurons whose label is above the cut-off; None where nobody knows of any."""
     frequent: tuple[tuple[str, int], ...]
     """(label, neurons that bear it) of the labels that several bear, most frequent first, then by name."""
     num_truths: int
@@ -35,12 +37,33 @@ class LayerSummary:
     """[NUM_BINS] heights in 0..1: the histogram of similarities over the range of the whole report."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The range of similarities of a whole report."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> Scale:
+        """Of all first labels; zeros where there are none."""
+        pooled = [value for layer in layers for value in _similarities(layer)]
+        return cls(min(pooled), max(pooled)) if pooled else cls(0.0, 0.0)
+
+    def share(self, value: float) -> float | None:
+        """Where a value stands in it, from 0 to 1; None outside."""
+        return (value - self.low) / (self.high - self.low) if self.low < value < self.high else None
+
+
 def summarise(layers: Sequence[Layer]) -> tuple[LayerSummary, ...]:
     """One summary per layer; the histograms share their axis, so that layers can be compared by eye."""
-    similarities = [_similarities(layer) for layer in layers]
-    pooled = [value for values in similarities for value in values]
-    low, high = (min(pooled), max(pooled)) if pooled else (0.0, 0.0)
-    return tuple(_summary(layer, values, low, high) for layer, values in zip(layers, similarities, strict=True))
+    scale = Scale.of(layers)
+    return tuple(_summary(layer, scale) for layer in layers)
+
+
+def is_right(neuron: Neuron) -> bool | None:
+    """Whether a neuron's label is its right concept; None where that is not known."""
+    return None if neuron.truth is None else neuron.first_label == neuron.truth
 
 
 def _similarities(layer: Layer) -> list[float]:
@@ -48,25 +71,29 @@ def _similarities(layer: Layer) -> list[float]:
     return [value for value in firsts if math.isfinite(value)]
 
 
-def _summary(layer: Layer, similarities: Sequence[float], low: float, high: float) -> LayerSummary:
+def _summary(layer: Layer, scale: Scale) -> LayerSummary:
+    similarities = _similarities(layer)
     counts = Counter(neuron.first_label for neuron in layer.neurons if neuron.first_label is not None)
     shared = [(label, number) for label, number in counts.items() if number > 1]
-    truths = [neuron for neuron in layer.neurons if neuron.truth is not None]
+    verdicts = [verdict for neuron in layer.neurons if (verdict := is_right(neuron)) is not None]
+    cuts = [neuron.labels[0].is_interpretable for neuron in layer.neurons if neuron.labels]
+    known = [is_above for is_above in cuts if is_above is not None]
     return LayerSummary(
         name=layer.name,
         num_neurons=len(layer.neurons),
         num_dead=sum(neuron.is_dead for neuron in layer.neurons),
         num_distinct=len(counts),
+        num_interpretable=sum(known) if known else None,
         frequent=tuple(sorted(shared, key=lambda item: (-item[1], item[0]))[:NUM_FREQUENT]),
-        num_truths=len(truths),
-        num_right=sum(neuron.first_label == neuron.truth for neuron in truths),
+        num_truths=len(verdicts),
+        num_right=sum(verdicts),
         median=statistics.median(similarities) if similarities else None,
-        bars=_bars(similarities, low, high),
+        bars=_bars(similarities, scale),
     )
 
 
-def _bars(values: Sequence[float], low: float, high: float) -> tuple[float, ...]:
-    width = (high - low) / NUM_BINS or 1.0  # all values equal: one bar
-    bins = Counter(min(int((value - low) / width), NUM_BINS - 1) for value in values)
+def _bars(values: Sequence[float], scale: Scale) -> tuple[float, ...]:
+    width = (scale.high - scale.low) / NUM_BINS or 1.0  # all values equal: one bar
+    bins = Counter(min(int((value - scale.low) / width), NUM_BINS - 1) for value in values)
     highest = max(bins.values(), default=1)
     return tuple(bins[i] / highest for i in range(NUM_BINS))

@@ -45,7 +45,7 @@ FILES = {
     "concepts of similarities": r"store/similarities/\w+\.parquet",
     "record of the run": r"store/runs/\w+\.json",
     "published table": r"out/(.*\.(parquet|csv)|(.*/)?spec\.yaml)",
-    "report": r"out/(.*/)?report\.html",
+    "report": r"out/(.*/)?report/.*\.(html|js)",
     "run.json": r"out/(.*/)?run\.json",
 }
 #: What is done to a file, by audit event. What is written aside becomes the file by a rename, or by a link.

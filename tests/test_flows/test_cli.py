@@ -126,7 +126,7 @@ def test_show_filters_by_layer_concept_and_neuron(base: dict[str, Any]) -> None:
 
 
 def test_report_is_made_anew_from_the_tables(finished: dict[str, Any]) -> None:
-    report = Path(finished["out"]) / "report.html"
+    report = Path(finished["out"]) / "report/index.html"
     before = report.read_bytes()
     report.unlink()
     invoke("report", finished["out"])

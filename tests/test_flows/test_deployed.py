@@ -144,7 +144,7 @@ def test_a_run_is_triggered_and_watched_from_the_shell_and_gives_the_same_tables
     assert "Completed" in done.stdout
     assert re.search(r"embed and record\s+100 %", done.stdout)
     assert re.search(r"head\s+4\s+0\s.*red, green, blue, grey", done.stdout)
-    assert str(tmp_path / "out" / "report.html") in done.stdout.replace("\n", "")
+    assert str(tmp_path / "out" / "report" / "index.html") in done.stdout.replace("\n", "")
     assert tables(tmp_path / "out") == tables(Path(base["out"]))
     labels = pd.read_parquet(tmp_path / "out" / "labels.parquet")
     assert set(labels["layer"]) == {"conv", "head"}

@@ -59,7 +59,7 @@ def test_neurons_get_the_colours_they_look_for(run: Run, tiny: dict[str, Any], t
     facts = json.loads((out / "run.json").read_text())
     assert facts["accuracy"]["top1"] == 1.0 and facts["layers"]["conv"]["dead"] == 1
     assert list(facts["layers"]) == ["conv", "head"]
-    assert "red/" in (out / "report.html").read_text()
+    assert "red/" in (out / "report" / "data" / "images-0.js").read_text()
 
 
 def test_a_second_run_does_nothing(run: Run, finished: dict[str, Any], tmp_path: Path) -> None:

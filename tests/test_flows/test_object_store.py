@@ -63,8 +63,8 @@ def shows_and_reports(out: Folder) -> None:
     command: Callable[..., Any] = CliRunner().invoke
     shown = command(cli, ["show", out.url, "--layer", "head"])
     assert shown.exit_code == 0 and "green" in shown.output
-    report = out.read("report.html")
-    out.remove_file("report.html")
-    assert command(cli, ["report", out.url]).output == f"Report: {out.path('report.html')}\n"
-    assert out.read("report.html") == report
+    report = out.read("report/index.html")
+    out.remove_file("report/index.html")
+    assert command(cli, ["report", out.url]).output == f"Report: {out.path('report/index.html')}\n"
+    assert out.read("report/index.html") == report
     assert json.loads(out.read("run.json"))["accuracy"]["top1"] == 1.0

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from PIL import Image
 
-from tasks.report.page import render
-from tasks.report.rows import Label, Layer, Neuron, Report, TopImage
+from tasks.report.pages import pages
+from tasks.report.rows import Activations, Input, Label, Layer, Neuron, Range, Report, Similar, TopImage
 from tasks.report.thumbnails import thumbnail
+from tests.test_report.devtools import Page, driven
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SWITCHES = (
@@ -29,14 +28,27 @@ SWITCHES = (
     "--window-size=1200,900",
 )
 
-Open = Callable[..., str]
+#: Writes a report to disk, and gives its folder.
+Write = Callable[[Report], Path]
 
 
 def make_neuron(index: int, *concepts: str, similarity: float = 1.0, truth: str | None = None) -> Neuron:
-    """A neuron whose labels fall by 0.25 each; none given means dead."""
-    labels = tuple(Label(name, similarity - rank / 4, -20.0, -21.0) for rank, name in enumerate(concepts))
+    """A neuron whose labels fall by 0.25 each, interpretable above 1.5; none given means dead."""
+    scores = [(name, similarity - rank / 4) for rank, name in enumerate(concepts)]
+    labels = tuple(Label(name, value, -20.0, -20.0 - value, 0.25, 0.5, value > 1.5) for name, value in scores)
     images = tuple(TopImage(key, 5.0 - rank) for rank, key in enumerate(("a.png", "b.png")) if concepts)
     return Neuron(index, not concepts, labels, images, truth)
+
+
+def with_details(neuron: Neuron, *near: int, inputs: tuple[Input, ...] = ()) -> Neuron:
+    """The neuron with all that may be known of one."""
+    return replace(
+        neuron,
+        ranges=(Range("0.1 %", neuron.top_images[:1]), Range("5 %", neuron.top_images[1:])),
+        activations=Activations(0.5, 0.25, 0.0, 5.0, (0.0, 2.5, 5.0), (97, 3)),
+        similar=tuple(Similar(by, other, 0.5) for by in ("activation", "label") for other in near),
+        inputs=inputs,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +59,20 @@ def thumbnails() -> dict[str, bytes]:
 
 @pytest.fixture
 def report() -> Report:
-    """Two layers: one with known truth and a dead neuron, one plain."""
+    """Two layers: one with known truth, a dead neuron and all details, one plain."""
+    inputs = (Input("conv1", 0, 0.5), Input(None, 7, -0.25))
     last = (
-        make_neuron(0, "dog", "hound", similarity=2.0, truth="dog"),
+        with_details(make_neuron(0, "dog", "hound", similarity=2.0, truth="dog"), 1, 3, inputs=inputs),
         make_neuron(1, "cat", "hot dog", similarity=3.0, truth="fox"),
         make_neuron(2, truth="owl"),
         make_neuron(3, "dog", "wolf", similarity=1.0, truth="dog"),
     )
     facts = (("Network", "torchvision:resnet18"), ("Concepts", "common-20k"))
-    return Report("A small report", facts, (Layer("fc", last), Layer("conv1", (make_neuron(0, "sky"),))))
+    layers = (Layer("fc", last), Layer("conv1", (make_neuron(0, "sky"),)))
+    rejects = (("x.png", "not an image"),)
+    return Report(
+        "A small report", facts, layers, rejects, ("A note.",), spec=(("target", "torchvision:resnet18"),), cut=1.5
+    )
 
 
 @pytest.fixture(scope="session")
@@ -66,24 +83,29 @@ def browser() -> str:
     return found
 
 
+@pytest.fixture(scope="module")
+def only_page(browser: str) -> Iterator[Page]:
+    with driven(browser, SWITCHES) as page:
+        yield page
+
+
 @pytest.fixture
-def open_page(browser: str, tmp_path: Path, thumbnails: dict[str, bytes]) -> Open:
-    """Writes a report to disk, opens it with `#state`, and gives the page as the browser then has it."""
+def page(only_page: Page) -> Iterator[Page]:
+    """A browser that knows nothing of other tests; afterwards, no page has complained.
 
-    def open_(report: Report, state: str = "") -> str:
-        path = tmp_path / "report.html"
-        path.write_text(render(report, thumbnails), encoding="utf-8")
-        # The browser may still be writing its profile when it is gone; what stays is the system's to clean.
-        with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-            run = subprocess.run(
-                [browser, *SWITCHES, f"--user-data-dir={profile}", "--dump-dom", f"{path.as_uri()}{state}"],
-                capture_output=True,
-                encoding="utf-8",
-                timeout=60,
-                check=True,
-            )
-        # Script errors, refused requests and breaches of the content security policy all speak here.
-        assert not re.findall(r".*CONSOLE.*", run.stderr)
-        return run.stdout
+    Script errors, refused requests and breaches of the content security policy all speak there.
+    """
+    yield only_page
+    only_page.value("localStorage.clear()")
+    assert only_page.said == []
 
-    return open_
+
+@pytest.fixture
+def write(tmp_path: Path, thumbnails: dict[str, bytes]) -> Write:
+    def write_(report: Report) -> Path:
+        for name, data in pages(report, thumbnails):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+        return tmp_path
+
+    return write_

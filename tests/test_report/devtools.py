@@ -52,8 +52,9 @@ class Page:
             self._receive()
 
     def open(self, path: Path, state: str = "") -> None:
-        self.send("Page.navigate", url=path.as_uri() + state)
-        self.wait_for("Page.loadEventFired")
+        for url in ("about:blank", path.as_uri() + state):  # or another state of the same page would load nothing
+            self.send("Page.navigate", url=url)
+            self.wait_for("Page.loadEventFired")
 
     def reload(self) -> None:
         self.send("Page.reload")
@@ -69,10 +70,17 @@ class Page:
         self.send("Input.insertText", text=text)
 
     def value(self, script: str) -> Any:
-        """What an expression gives on the page."""
-        done = self.send("Runtime.evaluate", expression=script, returnByValue=True, userGesture=True)
+        """What an expression gives on the page; of a promise, what it comes to."""
+        done = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, userGesture=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Until an expression is true on the page."""
+        look = f"const look = () => ({condition}) ? done() : requestAnimationFrame(look); look();"
+        self.value(f"new Promise((done) => {{ {look} }})")
 
     def text(self, selector: str) -> str:
         """The text of an element as it is laid out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,7 @@ import pytest
 
 from tasks.report.rate_page import Question, Questions, render_questions
 from tasks.report.scales import ONE_TO_FIVE, YES_MAYBE_NO
-from tests.test_report.conftest import SWITCHES
-from tests.test_report.devtools import Page, driven
+from tests.test_report.devtools import Page
 from tests.test_report.test_browser import HOSTILE
 
 CONCEPTS = ("dog", "=1+1", 'a "striped" thing, red', "sky; @now")
@@ -26,20 +24,6 @@ ASKED = Questions(
     YES_MAYBE_NO,
     tuple(Question(f"{i}-x{i}", concept, (40 + i, 3)) for i, concept in enumerate(CONCEPTS)),
 )
-
-
-@pytest.fixture(scope="module")
-def only_page(browser: str) -> Iterator[Page]:
-    with driven(browser, SWITCHES) as page:
-        yield page
-
-
-@pytest.fixture
-def page(only_page: Page) -> Iterator[Page]:
-    """A browser that knows of no ratings; afterwards, no page has complained."""
-    yield only_page
-    only_page.value("localStorage.clear()")
-    assert only_page.said == []
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tasks.announce import announcement
 from tasks.label_tables import DEAD
 from tasks.passes import Pass
 from tasks.publish import PublishPlan, descriptions, plan_publication, publish
-from tasks.published import DESCRIPTIONS, FILES, LABELS, REJECTS, RUN, SPEC, TOP_IMAGES, read_run
+from tasks.published import DESCRIPTIONS, FILES, LABELS, REJECTS, REPORT, RUN, SPEC, TOP_IMAGES, read_run
 from tasks.spec import DissectSpec
 from tests.test_tasks.conftest import Bench, labelled
 
@@ -84,7 +84,8 @@ def test_top_images_name_images_by_their_paths(bench: Bench, out: Path) -> None:
 
 def test_every_file_is_there_as_run_json_says(bench: Bench, out: Path) -> None:
     _, run = published(bench.spec(out=str(out)))
-    assert set(run["files"]) == set(FILES)
+    pages = {str(path.relative_to(out)) for path in (out / "report").rglob("*.*")}
+    assert set(run["files"]) == set(FILES) | pages and len(pages) == 8
     for name, written in run["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == written["sha256"]
     assert run["counts"] | {"images": 48, "rejects": 0, "concepts": 4} == run["counts"]
@@ -94,7 +95,7 @@ def test_every_file_is_there_as_run_json_says(bench: Bench, out: Path) -> None:
 
 def test_the_report_says_what_was_asked_for(bench: Bench, out: Path) -> None:
     published(bench.spec(out=str(out)))
-    page = (out / "report.html").read_text()
+    page = (out / "report/index.html").read_text()
     for name, value in (("Network", "tests.tiny_models:colours"), ("Summary function", "mean")):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in page
 
@@ -123,7 +124,7 @@ def test_a_harmed_file_is_published_again(bench: Bench, out: Path, name: str, ha
         (out / name).write_bytes(before + b" ")
     assert not is_done(spec)
     published(spec)
-    assert name == "report.html" or (out / name).read_bytes() == before
+    assert name == REPORT or (out / name).read_bytes() == before
     assert is_done(spec)
 
 
@@ -259,6 +260,6 @@ def test_what_people_are_shown_has_counts_rates_and_paths_to_copy(bench: Bench, 
     publish.fn(plan, [Pass("images 0-9", 10, 2.0, seconds), Pass("images 10-13", 4, 0.004, seconds)])
     lines = announcement(plan.out).splitlines()
     assert "Images a second in a pass: 5 to 1,000 (2 passes)." in lines
-    assert f"- Report: `{out}/report.html`" in lines  # marked, or an underscore would be taken for emphasis
+    assert f"- Report: `{out}/report/index.html`" in lines  # marked, or an underscore would be taken for emphasis
     assert f"- Tables: `{out}/labels.parquet`, and beside it: `descriptions.csv`, " in "\n".join(lines)
     assert "(0 files refused)" in lines[2]

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.dissection.errors import ConceptError
 from tasks.evaluation.truth import names_of, read_truth
-from tasks.page import _true_concept
+from tasks.page_rows import _true_concept
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
 from tests.test_tasks.conftest import Bench, Write, labelled
@@ -51,7 +51,7 @@ def test_a_run_judges_the_neurons_that_are_known_by_any_of_their_names(labelled_
     accuracy = plan.out.read_json("run.json")["accuracy"]
     assert accuracy["neurons"] == 3 and accuracy["truth"] == ["red", "", "GREEN | blue", "green"]
     assert accuracy["top1"] == pytest.approx(2 / 3)
-    assert b"of 3 neurons" in plan.out.read("report.html")
+    assert b"of 3 neurons" in plan.out.read("report/index.html")
 
 
 def test_the_page_calls_a_concept_by_the_name_that_was_found() -> None:
