@@ -1,0 +1,81 @@
+"""Pages as they reach people: on a phone, on paper, in the dark, and through a screen reader by the rules of axe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.report.rate_page import render_questions
+from tasks.report.rows import Report
+from tests.test_report.conftest import Write
+from tests.test_report.devtools import Page
+from tests.test_report.test_rate_page import ASKED
+
+AXE = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+CARD, LIST = "document.querySelector('#card .facts-of')", "document.querySelector('#neurons .label')"
+VIEWS = {
+    "overview": ("index.html", "", "true"),
+    "found": ("index.html", "#q=dog", "document.querySelector('#found li')"),
+    "list": ("layers/0-fc.html", "", LIST),
+    "filtered": ("layers/0-fc.html", "#q=hot&from=1&concept=cat", LIST),
+    "nothing found": ("layers/0-fc.html", "#q=zebra", "!document.getElementById('none').hidden"),
+    "card": ("layers/0-fc.html", "#neuron=0", CARD),
+    "dead card": ("layers/0-fc.html", "#neuron=2", CARD),
+    "rate": ("rate.html", "", "true"),
+}
+
+
+@pytest.fixture
+def folder(write: Write, report: Report, thumbnails: dict[str, bytes]) -> Path:
+    found = write(report)
+    jpegs = dict.fromkeys((3, *range(40, 50)), thumbnails["a.png"])
+    (found / "rate.html").write_text(render_questions(ASKED, jpegs), encoding="utf-8")
+    return found
+
+
+@pytest.fixture
+def looked_at(page: Page) -> Iterator[Page]:
+    yield page
+    page.send("Emulation.clearDeviceMetricsOverride")
+    page.send("Emulation.setEmulatedMedia", media="", features=[])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing(looked_at: Page, folder: Path, view: str, scheme: str) -> None:
+    path, state, is_there = VIEWS[view]
+    looked_at.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    looked_at.open(folder / path, state)
+    looked_at.until(is_there)
+    looked_at.value(AXE + "; true")
+    found = looked_at.value(
+        "axe.run().then(({ violations, passes }) => ({ passes: passes.length, violations: violations.flatMap("
+        "({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`)) }))"
+    )
+    assert found["violations"] == []
+    assert found["passes"] > 15  # it has looked
+
+
+@pytest.mark.parametrize("width", [320, 375, 768])
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_is_wider_than_a_phone(looked_at: Page, folder: Path, view: str, width: int) -> None:
+    path, state, is_there = VIEWS[view]
+    looked_at.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
+    looked_at.open(folder / path, state)
+    looked_at.until(is_there)
+    assert looked_at.value("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("view", ["overview", "card"])
+def test_paper_is_white_and_has_no_controls(looked_at: Page, folder: Path, view: str) -> None:
+    path, state, is_there = VIEWS[view]
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    looked_at.send("Emulation.setEmulatedMedia", media="print", features=dark)
+    looked_at.open(folder / path, state)
+    looked_at.until(is_there)
+    assert looked_at.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    controls = "[...document.querySelectorAll('button, input, select')]"
+    assert looked_at.value(f"{controls}.every((control) => control.offsetParent === null)")
+    assert looked_at.send("Page.printToPDF", printBackground=True)["data"].startswith("JVBER")  # %PDF
