@@ -22,8 +22,8 @@ from tasks.report.rows import Report
 from tasks.report.thumbnails import thumbnail
 from tasks.shard import probe_at
 
-#: Different images of a report; with more, each neuron shows fewer. About 4 KB each.
-MAX_THUMBNAILS = 20_000
+#: Different images of a report, about 4 KB each: all of a probe set like ImageNet's. With more, neurons show fewer.
+MAX_THUMBNAILS = 50_000
 #: Pixels.
 THUMBNAIL_SIDE = 96
 #: Images that are decoded at a time.

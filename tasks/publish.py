@@ -188,10 +188,9 @@ def republish_report(out: str) -> str:
     read_run(folder)  # before a folder that holds no run is locked
     with Leases(folder).held(RUN, Waiting()):
         run = read_run(folder)
-        tables = [read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)]
-        pages = write_report(folder, run, *tables)
-        run["files"] = {name: was for name, was in run["files"].items() if not _is_of_report(name)}
-        run["files"] |= vouched(folder, pages)
+        pages = write_report(folder, run, *(read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)))
+        tables = {name: was for name, was in run["files"].items() if not _is_of_report(name)}
+        run["files"] = dict(sorted((tables | vouched(folder, pages)).items()))
         folder.write_json(RUN, run)
     return folder.path(REPORT)
 

@@ -113,7 +113,7 @@ function cardHead(place, position, total) {
         element("span", { "aria-hidden": "true" }, "← "), page.layers[page.layer].name),
       element("span", { class: "steps" }, element("span", { class: "value" }, position < 0 ? "" : `${(position + 1).toLocaleString("en")} of ${total.toLocaleString("en")}`),
         step(-1, "Previous", "k"), step(1, "Next", "j"))),
-    element("h1", { tabindex: "-1" }, element("span", { class: "index" }, `Neuron ${number}`), " ",
+    element("h1", { tabindex: "-1" }, element("span", { class: "index" }, `${page.layers[page.layer].name}, neuron ${number}`), " ",
       label === null ? element("span", { class: "label none" }, isDead ? "dead" : "no label") : element("span", { class: "label" }, label)),
     element("p", { class: "score" }, ...(label === null ? [] : score(place)), ...tags(place)));
 }

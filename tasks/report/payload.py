@@ -40,10 +40,10 @@ def scripts(layers: Sequence[Layer], thumbnails: Mapping[str, bytes]) -> Iterato
     for number, layer in enumerate(layers):
         concepts = Table()
         index = _index(layer, concepts)
-        packed = [_neuron(neuron, concepts, images, numbers, firsts) for neuron in layer.neurons]
-        for chunk, start in enumerate(range(0, len(packed), NEURONS)):
+        for chunk, start in enumerate(range(0, len(layer.neurons), NEURONS)):
             name = f"{number}-neurons-{chunk}"
-            yield name, _script(name, packed[start : start + NEURONS])
+            neurons = layer.neurons[start : start + NEURONS]
+            yield name, _script(name, [_neuron(one, concepts, images, numbers, firsts) for one in neurons])
         name = f"{number}-index"
         yield name, _script(name, {"concepts": list(concepts.numbers)} | index)
     keys = list(images.numbers)
