@@ -100,7 +100,7 @@ def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
 
 def missing_texts(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> list[str]:
     """Texts of a spec's concepts that no block has, in order, each once."""
-    known = _stored(ref)
+    known = stored_embeddings(ref)
     return [text for text in dict.fromkeys(_texts(spec)) if text not in known]
 
 
@@ -155,7 +155,7 @@ def embed_texts(clip: PlacedClip, texts: list[str]) -> Floats:
 
 def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:
     """Unit embeddings `[C, D]` of a spec's concepts in list order. Raises `IncompleteError`."""
-    known = _stored(ref)
+    known = stored_embeddings(ref)
     texts = _texts(spec)
     without = [text for text in texts if text not in known]
     if without:
@@ -183,7 +183,7 @@ def _precomputed(spec: EmbedSpec, texts: list[str]) -> Floats:
     return matrix[[first[text] for text in texts]]
 
 
-def _stored(ref: ConceptEmbeddingsRef) -> dict[str, Floats]:
+def stored_embeddings(ref: ConceptEmbeddingsRef) -> dict[str, Floats]:
     """Embeddings by text. Blocks in order of name and the first wins, so that two runs read the same."""
     known: dict[str, Floats] = {}
     for name in ref.blocks():
