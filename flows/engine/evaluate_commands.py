@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
@@ -12,10 +13,14 @@ from flows.engine.local import engine
 
 #: The paper's sentence encoder.
 MPNET = "all-mpnet-base-v2"
+#: Options of `evaluate` by what labels are judged by, and those of both.
+WITH_TRUTH = ("truth", "tau", "clip", "clip_checkpoint", "sentence_model")
+WITHOUT_TRUTH = ("labels", "image_labels", "concept_images", "target")
+OF_BOTH = ("source", "layer", "first_unit", "resamples", "seed")
 #: Columns of a table of the paper where the output is no terminal.
 WIDTH_IN_PIPES = 160
 
-_sentence_model = click.option(
+sentence_model = click.option(
     "--sentence-model",
     metavar="[MODEL]",
     is_flag=False,
@@ -42,34 +47,102 @@ _seed = click.option("--seed", default=0, show_default=True, type=click.IntRange
     help="True concepts: a text file whose line i is unit i (blank: not known; `tench | Tinca tinca`: either is "
     "right), a table with columns unit and concept, imagenet, or sample. By default those that the run was given.",
 )
-@click.option("--layer", help="Layer to evaluate; by default the last.")
+@click.option("--layer", help="Layer to evaluate; by default the last, and without truth all.")
 @click.option("--first-unit", default=0, show_default=True, help="Number of the first unit in a table.")
 @click.option("--tau", help="Cut-off of interpretable labels, as in a run; by default the run's.")
 @click.option(
     "--clip", metavar="MODEL", help="CLIP model for the cosine of label and true name: ViT-B-16/openai, sample."
 )
 @click.option("--clip-checkpoint", metavar="FILE", help="Weights file of the CLIP model.")
-@_sentence_model
+@sentence_model
+@click.option(
+    "--without-truth",
+    is_flag=True,
+    help="Judge the labels of a run by the activations that it stored: simulation, AUC and MAD, halves, null.",
+)
+@click.option("--labels", metavar="TABLE", help="Without truth: judge these labels in place of the run's.")
+@click.option(
+    "--image-labels",
+    metavar="TABLE",
+    help="Without truth: which probe image shows what, columns path and concept; by default the probe's own labels.",
+)
+@click.option(
+    "--concept-images",
+    metavar="DIR",
+    help="Without truth: DIR/CONCEPT/*.png, images that show what labels say; recorded into the run's store.",
+)
+@click.option("--target", metavar="MODULE:FUNCTION", help="With --concept-images: the run's, where it is such code.")
 @_resamples
 @_seed
 @click.option("--out", metavar="FILE", help="Write the figures here, .json or .csv.")
 @click.pass_context
-def evaluate(context: click.Context, /, out: str | None, **options: Any) -> None:
+def evaluate(context: click.Context, /, out: str | None, without_truth: bool, **options: Any) -> None:
     """Says how good the labels of RUN_OR_TABLE are, against the true concepts of the layer's neurons.
 
     RUN_OR_TABLE is the --out folder of a run, or any .csv or .parquet with a row per label: unit, description, and
     where there are such layer, similarity, rank.
+
+    With --without-truth it is a run, and its labels are judged by images: do those from one half of the images say
+    what neurons do on the other half?
     """
-    with told_in_words(context):
-        from tasks.evaluation import figures, shown
+    _refuse_others(context, without_truth)
+    names = WITHOUT_TRUTH if without_truth else WITH_TRUTH
+    asked = {name: options[name] for name in (*names, *OF_BOTH)}
+    # Prefect is told where it logs before anything imports it.
+    with engine() if options["concept_images"] else told_in_words(context):
+        from tasks.evaluation import shown
 
         if out:
             shown.check_ending(out)
-        evaluation = figures.evaluate(figures.Question(**options))
+        evaluation = _without_truth(**asked) if without_truth else _with_truth(**asked)
         for line in shown.lines(evaluation):
             console().print(line)
         if out:
             shown.write(evaluation, out)
+
+
+def _refuse_others(context: click.Context, without_truth: bool) -> None:
+    """Options that the other kind of evaluation has are no part of this one."""
+    for name in WITH_TRUTH if without_truth else WITHOUT_TRUTH:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} is of an evaluation against a truth: leave out it or --without-truth."
+                if without_truth
+                else f"{option} is of an evaluation without truth: give --without-truth too."
+            )
+
+
+def _with_truth(**options: Any) -> Any:
+    from tasks.evaluation import figures
+
+    return figures.evaluate(figures.Question(**options))
+
+
+def _without_truth(target: str | None, source: str, **options: Any) -> Any:
+    from tasks.evaluation import without_truth
+
+    question = without_truth.Question(run=source, **options)
+    run = without_truth.opened(question)
+    layers, folder = without_truth.layers_of(question, run), question.concept_images
+    fresh = _recorded(run, layers, folder, target) if folder else None
+    return without_truth.evaluate(question, run, fresh)
+
+
+def _recorded(run: Any, layers: list[str], folder: str, target: str | None) -> Any:
+    """Images of concepts, recorded into the run's store; what is there is not recorded again."""
+    from flows.engine.runners import task_runners
+    from flows.observe_probe import observe_probe
+    from flows.shard_probe import shard_probe
+    from tasks.evaluation.concept_images import record_spec, shown_by
+
+    spec = record_spec(run, layers, folder, target)
+    with task_runners(spec) as runners:
+        probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
+        observe = observe_probe.with_options(task_runner=runners.of_devices)
+        plan, _ = observe(record=spec, probe=probe)
+    [recording] = plan.activations.values()
+    return shown_by(run, probe, recording)
 
 
 @click.command()
@@ -91,7 +164,7 @@ def evaluate(context: click.Context, /, out: str | None, **options: Any) -> None
 @click.option("--device", default="auto", show_default=True, help="As in a run.")
 @click.option("--store", default="clip-dissect-store", show_default=True, help="As in a run.")
 @click.option("--sample", is_flag=True, help="The embedded sample in place of all of it, to see that it runs.")
-@_sentence_model
+@sentence_model
 @_resamples
 @_seed
 @click.option("--out", default="out/reproduce", show_default=True, metavar="DIR", help="Folder of runs and table.")

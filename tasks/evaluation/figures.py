@@ -96,6 +96,11 @@ class Evaluation:
             "notes": list(self.notes),
         }
 
+    def as_table(self) -> pd.DataFrame:
+        """A row per figure: `figure, value, low, high, units, note`."""
+        columns = {"name": "figure", "num_units": "units"}
+        return pd.DataFrame([vars(one) for one in self.figures]).rename(columns=columns)
+
 
 def evaluate(question: Question) -> Evaluation:
     """Works out every figure that the labels, the truth and the encoders given allow.
@@ -219,9 +224,3 @@ def _notes(units: JudgedUnits) -> Iterator[str]:
             f"Of a unit, {units.num_ranks} labels are known at most; a run with --keep-similarities knows the "
             "ranks of all concepts."
         )
-
-
-def as_table(evaluation: Evaluation) -> pd.DataFrame:
-    """A row per figure: `figure, value, low, high, units, note`."""
-    columns = {"name": "figure", "num_units": "units"}
-    return pd.DataFrame([vars(one) for one in evaluation.figures]).rename(columns=columns)

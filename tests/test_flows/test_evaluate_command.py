@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from flows.__main__ import cli
+from tests.conftest import draw_images
 
 
 @pytest.fixture
@@ -53,3 +55,38 @@ def test_what_is_wrong_is_told_in_a_line_and_nothing_is_written(table: Path, tmp
     folder = evaluate(tmp_path)
     assert folder.exit_code == 1 and "holds no run.json" in folder.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv", "truth.txt"]
+
+
+def without_truth(out: str, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", out, "--without-truth", "--bootstrap", "20", *options])
+
+
+def test_a_run_is_judged_without_truth_layer_by_layer(base: dict[str, Any], tmp_path: Path) -> None:
+    done = without_truth(base["out"], "--out", str(tmp_path / "figures.json"))
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "conv: 4 units, 48 images" in printed and "head: 4 units, 48 images" in printed
+    for name in ("correlation, held out", "AUC, in sample", "both halves: same first label", "above the null's 0.95"):
+        assert name in printed
+    assert "Note: Held out: labelled anew from 24 images drawn at random (seed 0)" in printed
+    assert list(json.loads((tmp_path / "figures.json").read_text())["layers"]) == ["conv", "head"]
+
+
+@pytest.mark.parametrize("given", [["--truth", "imagenet"], ["--tau", "1"], ["--clip", "sample"]], ids=lambda o: o[0])
+def test_options_of_one_kind_of_evaluation_are_refused_in_the_other(base: dict[str, Any], given: list[str]) -> None:
+    refused = without_truth(base["out"], *given)
+    assert refused.exit_code == 2 and f"{given[0]} is of an evaluation against a truth" in refused.output
+    other = CliRunner().invoke(cli, ["evaluate", base["out"], "--labels", "x.csv"])
+    assert other.exit_code == 2 and "--labels is of an evaluation without truth: give --without-truth" in other.output
+
+
+def test_images_of_concepts_are_recorded_into_the_run_s_store(
+    finished: dict[str, Any], prefect_api: str, tmp_path: Path
+) -> None:
+    images = draw_images(tmp_path / "shown", 5)
+    options = ("--layer", "head", "--concept-images", str(images), "--labels", f"{finished['out']}/descriptions.csv")
+    refused = without_truth(finished["out"], *options)
+    assert refused.exit_code == 1 and "type --target tests.tiny_models:colours" in refused.output
+    done = without_truth(finished["out"], *options, "--target", "tests.tiny_models:colours")
+    assert done.exit_code == 0, done.output
+    assert "AUC, concept images" in done.output and "MAD, concept images" in done.output

@@ -30,6 +30,7 @@ from tasks.models.targets import load_target
 from tasks.observation import EMBEDDINGS, ActivationsRef, ObservationPlan, plan_observation
 from tasks.observe import observe
 from tasks.publish import plan_publication, publish
+from tasks.sample.world import PER_BLOCK, draw, scene
 from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 from tasks.studies.studied import StudiedRun
@@ -145,6 +146,21 @@ def studied(labelled_bench: Bench, tmp_path: Path) -> StudiedRun:
     spec = labelled_bench.spec(out=str(tmp_path / "out"), truth=str(labelled_bench.concepts))
     publish.fn(plan_publication(labelled(spec), spec))
     return StudiedRun.at(str(tmp_path / "out"))
+
+
+@pytest.fixture(scope="package")
+def sample_run(tmp_path_factory: pytest.TempPathFactory, _one_thread: None) -> str:
+    """The embedded sample dissected on 400 of its images, 20 of each shape; no test changes it."""
+    folder = tmp_path_factory.mktemp("sample")
+    for index in range(0, PER_BLOCK, 6):
+        path = folder / "images" / scene(index, "probe").shape / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw(scene(index, "probe"))).save(path)
+    names = dict.fromkeys(("target", "clip", "concepts", "truth"), "sample")
+    given: dict[str, Any] = {"layers": ("block5", "head"), "device": "cpu", "probe": str(folder / "images"), **names}
+    spec = DissectSpec(**given, store=str(folder / "store"), out=str(folder / "out"))
+    publish.fn(plan_publication(labelled(spec), spec))
+    return str(folder / "out")
 
 
 def png(value: int = 0, size: tuple[int, int] = (5, 4)) -> bytes:

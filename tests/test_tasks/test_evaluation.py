@@ -16,7 +16,7 @@ import zarr
 from storage.errors import TableError
 from tasks.dissection.errors import ConceptError, UnknownNameError
 from tasks.evaluation import shown
-from tasks.evaluation.figures import Evaluation, Figure, Question, as_table, evaluate
+from tasks.evaluation.figures import Evaluation, Figure, Question, evaluate
 from tasks.evaluation.labels import ONLY_LAYER, read_labels
 from tasks.evaluation.texts import cosines, sentence_encoder
 from tasks.models.errors import DownloadError, ModelError
@@ -195,7 +195,7 @@ def test_figures_are_written_as_json_and_csv(write: Write, tmp_path: Path) -> No
     assert read["units"] == read["known"] == 2 and read["interval"]["resamples"] == 0
     shown.write(found, str(tmp_path / "figures.csv"))
     of_csv = pd.read_csv(tmp_path / "figures.csv").set_index("figure")
-    assert of_csv.loc["roc_auc", "value"] == 0.0 and of_csv["units"].tolist() == as_table(found)["units"].tolist()
+    assert of_csv.loc["roc_auc", "value"] == 0.0 and of_csv["units"].tolist() == found.as_table()["units"].tolist()
     with pytest.raises(TableError, match=r"--out x\.xlsx: figures are written as \.json or \.csv"):
         shown.check_ending("x.xlsx")
 
