@@ -18,10 +18,11 @@ from rich.table import Table
 
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, mean, right_ranks
+from tasks.evaluation.shown_concepts import concept_key as key
 from tasks.labelling import LabelPlan
 from tasks.show import table_of
 from tasks.studies.absent_figure import draw, examples
-from tasks.studies.absent_groups import Group, Truth, classes_of, folds, key, of_lists
+from tasks.studies.absent_groups import Group, Truth, classes_of, folds, of_lists
 from tasks.studies.outcome import Outcome
 from tasks.studies.relabel import plan_of, steps
 from tasks.studies.strips import strips

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from storage.tables import read_parquet
 from tasks.concepts import named_list
-from tasks.dissection.metrics import normal
+from tasks.evaluation.shown_concepts import concept_key as key
 from tasks.evaluation.truth import names_of
 from tasks.probe_index import INDEX
 from tasks.shard import ProbeRef
@@ -44,11 +44,6 @@ class Group:
         """Rows (rising) of the images whose class is none of these."""
         has = classes.map(lambda text: key(text) in self.keys, na_action="ignore").fillna(False).to_numpy(dtype=bool)
         return torch.from_numpy(np.flatnonzero(~has))
-
-
-def key(name: str) -> str:
-    """A name as it is compared: a folder may be called great_white_shark."""
-    return normal(name.replace("_", " "))
 
 
 def classes_of(probe: ProbeRef) -> pd.Series:
