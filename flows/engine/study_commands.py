@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.engine.console import console, say
+from flows.engine.evaluate_commands import sentence_model
 from flows.engine.failure import told_in_words
 
 if TYPE_CHECKING:
@@ -180,3 +181,62 @@ def _number(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
+
+
+_target = click.option("--target", metavar="MODULE:FUNCTION", help="The run's, where it is such code.")
+_layer = click.option("--layer", help="A linear layer of the run; by default the last.")
+_names_of_outputs = click.option(
+    "--truth", metavar="LIST", help="Names of the layer's neurons, as `evaluate` takes them; by default the run's."
+)
+
+
+@study_command("weights")
+@_layer
+@_target
+@_names_of_outputs
+@sentence_model
+@click.option(
+    "--top-k", type=click.IntRange(min=1), help="Highest weights correlated alone; by default 2.4 % of all."
+)
+@resamples
+@seed
+def weights(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+    """Section 5: do neurons that are connected by a high weight represent similar concepts?
+
+    Of a linear layer and the recorded one that it reads, which is found by their activations. A neuron of the layer
+    stands for its true concept, else its label, and one that it reads for its label.
+    """
+    with told_in_words(context):
+        from tasks.finished import FinishedRun
+        from tasks.studies.weights import WeightsQuestion
+        from tasks.studies.weights import weights as studied
+
+        of = FinishedRun.at(run)
+        finish(of.of, "weights", studied(of, WeightsQuestion(**options)), out)
+
+
+@study_command("predictions")
+@_layer
+@_target
+@_names_of_outputs
+@click.option(
+    "--image-labels",
+    metavar="TABLE",
+    help="Which image is of what class, columns path and concept; by default the probe's own labels.",
+)
+@sentence_model
+@resamples
+@seed
+def predictions(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+    """A.6: the class of an image, predicted from the label of the neuron that contributes most to it.
+
+    In CLIP's text space, and with --sentence-model in that of a sentence encoder and in both: averaged, as in the
+    paper's text, and 3 : 1, as in its published code.
+    """
+    with told_in_words(context):
+        from tasks.finished import FinishedRun
+        from tasks.studies.predictions import PredictionsQuestion
+        from tasks.studies.predictions import predictions as studied
+
+        of = FinishedRun.at(run)
+        finish(of.of, "predictions", studied(of, PredictionsQuestion(**options)), out)
