@@ -66,9 +66,9 @@ def test_the_readme_s_commands_work(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_every_path_and_file_that_the_readme_names_is_there() -> None:
     for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (REPO / path).exists(), path
-    from tasks.published import FILES, RUN
+    from tasks.published import DETAILS, FILES, RUN
 
-    for name in (*FILES, RUN):
+    for name in (*FILES, *DETAILS, RUN):
         assert f"`{name}`" in README
 
 
