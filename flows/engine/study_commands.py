@@ -175,7 +175,9 @@ def compositions(context: click.Context, run: str, out: str | None, neurons: str
 
 @study_command("ranges")
 @click.option("--layers", default="", metavar="NAME,NAME", help="Layers of the run; its last by default.")
-@click.option("--neurons", default="", metavar="N,N", help="Neurons of these layers; the most interpretable by default.")
+@click.option(
+    "--neurons", default="", metavar="N,N", help="Neurons of these layers; the most interpretable by default."
+)
 @click.option("--count", default=4, show_default=True, type=click.IntRange(min=1), help="How many these are.")
 def ranges(context: click.Context, run: str, out: str | None, layers: str, neurons: str, count: int) -> None:
     """A.7: images drawn at random from neurons' most active 0.1 %, 1 % and 5 %: how far down a label holds."""
