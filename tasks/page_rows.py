@@ -88,7 +88,10 @@ class _Known:
                 for neuron, rows in _by_neuron(details.similar, name, ("rank",), ("by", "other"), ("value",))
             },
             {
-                neuron: tuple(Input(of if isinstance(of, str) else None, int(at), weight) for of, at, weight in rows)
+                neuron: tuple(
+                    Input(of or None, int(at), weight)
+                    for of, at, weight in sorted(rows, key=itemgetter(2), reverse=True)  # what adds most comes first
+                )
                 for neuron, rows in _by_neuron(details.inputs, name, ("rank",), ("input_layer", "input"), ("weight",))
             },
         )

@@ -66,7 +66,7 @@ function neighbour(number, ...parts) {
 
 const SIMILAR = {
   activation: ["Nearest by activation", "Correlation over all images."],
-  label: ["Nearest by label", "Cosine of their labels."],
+  label: ["Nearest by label", "Cosine of the means of their labels' embeddings."],
 };
 
 function similarSections(similar) {

@@ -91,7 +91,7 @@ class Neuron:
     similar: tuple[Similar, ...] = ()
     """Nearest first, of each kind."""
     inputs: tuple[Input, ...] = ()
-    """Strongest first."""
+    """Those that add most first, those that take most last."""
 
     @property
     def first_label(self) -> str | None:

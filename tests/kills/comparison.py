@@ -25,7 +25,7 @@ MAY_DIFFER = {
     r"out/(.*/)?run\.json": ("seconds", "passes"),
 }
 #: The same in the report; the digest that `run.json` has of it must be that of the file.
-SECONDS_OF_WORK = re.compile(rb"<div><dt>(Seconds of work|Throughput)</dt><dd>[^<]*</dd></div>\s*")
+SECONDS_OF_WORK = re.compile(rb"\s*<div><dt>(Seconds of work|Throughput)</dt><dd>[^<]*</dd></div>")
 REPORT = "report/index.html"
 #: Endings of files that a killed process may leave, and nobody takes for anything.
 LEFT = (".partial", ".lock")
