@@ -74,7 +74,7 @@ class _Known:
             {
                 neuron: _activations(*rows[0])
                 for neuron, rows in _by_neuron(details.neurons, name, (), ("edges", "counts"), moments)
-                if len(rows[0][0]) == len(rows[0][1]) + 1 > 1
+                if _is_histogram(*rows[0][:2])
             },
             {
                 neuron: tuple(
@@ -122,6 +122,11 @@ def _label(row: Sequence[Any]) -> Label:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _is_histogram(edges: Any, counts: Any) -> bool:
+    """Whether it can be drawn; nothing is known of a neuron that is NaN everywhere."""
+    return len(edges) == len(counts) + 1 > 1 and bool(np.isfinite(edges).all() and (counts >= 0).all())
 
 
 def _activations(edges: Any, counts: Any, mean: float, std: float, minimum: float, maximum: float) -> Activations:

@@ -212,6 +212,11 @@ function onKey(event) {
   if (!isForPage(event)) return;
   if (opened !== null) {
     if (event.key === "Escape") go(null);
+    else if (event.key === "/") {
+      event.preventDefault();
+      go(null);
+      controls.q.select();
+    }
     else if (["j", "k", "ArrowRight", "ArrowLeft"].includes(event.key)) step(STEPS[event.key]);
     return;
   }

@@ -119,6 +119,9 @@ def test_keys_move_open_step_and_go_back(fc: Page) -> None:
     fc.value("history.back()")
     fc.until("!document.getElementById('card').hidden")
     assert fc.value("location.hash") == "#neuron=3"
+    fc.press("/")
+    fc.type("hot")
+    assert labels(fc) == ["cat"]
 
 
 def test_a_card_tells_all_that_is_known(fc: Page) -> None:

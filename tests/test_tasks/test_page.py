@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from storage.errors import DamagedError
 from storage.files import Folder
+from storage.layout import place
 from tasks import page
 from tasks.page import _details, _few_enough
 from tasks.page_rows import layer_rows
@@ -109,6 +112,28 @@ def test_rows_hold_what_the_tables_say(out: Folder) -> None:
     )
     assert first.similar == (Similar("label", 2, 0.25),) and first.inputs == (Input("conv", 1, -0.5),)
     assert second.activations is None and second.ranges == second.similar == second.inputs == ()
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts"),
+    [([], []), ([0.0], []), ([0.0, 1.0], [1, 2]), ([0.0, float("nan")], [1]), ([0.0, 1.0], [float("nan")])],
+)
+def test_a_histogram_that_cannot_be_drawn_is_left_out(out: Folder, edges: list[float], counts: list[float]) -> None:
+    table = details_of("red/0.png")[NEURONS].assign(edges=[np.array(edges)], counts=[np.array(counts)])
+    table.to_parquet(out.path(NEURONS))
+    republish_report(out.url)
+    first = read_all(out)["report/data/1-neurons-0.js"].decode()
+    assert json.loads(first.partition(",")[2].removesuffix(");\n"))[0][3] is None
+
+
+def test_the_report_of_a_run_in_its_store_is_nothing_foreign(labelled_bench: Bench) -> None:
+    spec = labelled_bench.spec(out=None)
+    plan = plan_publication(labelled(spec), spec)
+    publish.fn(plan)
+    names = [name for name in plan.out.read_json("run.json")["files"] if name.startswith("report/")]
+    assert len(names) == 8
+    assert all(place(f"runs/{plan.digest}/{name}") is not None for name in names)
+    assert place(f"runs/{plan.digest}/report/own.html") is None
 
 
 def test_with_too_many_images_neurons_show_fewer_and_cards_fewer_still(monkeypatch: pytest.MonkeyPatch) -> None:
