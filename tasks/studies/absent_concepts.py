@@ -173,7 +173,7 @@ def _shares(of: pd.DataFrame, prefix: str, asked: AbsentQuestion) -> dict[str, A
 
 
 def _table(counts: pd.DataFrame, layer: str) -> Table:
-    names = ["group", "its images", "right", "top-1", "95 %", "top-5", "label within group", "95 %", "by chance"]
+    names = ["group", "its images", "right", "top-1", "95 %", "top-5", "within the group", "95 %", "by chance"]
     rows = [
         [
             row["group"],

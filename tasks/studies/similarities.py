@@ -69,7 +69,11 @@ def similarities(run: StudiedRun, asked: SimilaritiesQuestion, told: Callable[[s
     labels = side_by_side(run, layers, tables)
     agreement = agreements(labels, names, layers, asked)
     functions = pd.DataFrame(
-        [_function(run, tables[name], name, layer, asked) for layer in [*layers, ALL] for name in names]
+        [
+            _function(run, tables[name], name, layer, asked)
+            for layer in [*layers, *([ALL] if len(layers) > 1 else [])]
+            for name in names
+        ]
     )
     data = {"labels": labels, "agreement": agreement, "functions": functions}
     shown: list[Table | str] = [
@@ -231,7 +235,7 @@ def _draw(agreement: pd.DataFrame, functions: pd.DataFrame, names: Sequence[str]
     if len(known):
         _draw_accuracy(right, known)
     else:
-        _draw_above_null(right, functions[functions["layer"] == ALL])
+        _draw_above_null(right, functions[functions["layer"] == functions["layer"].iloc[-1]])
     return figure
 
 

@@ -13,6 +13,7 @@ import torch
 
 from tasks.labelling import LabelPlan
 from tasks.publish import plan_publication, publish
+from tasks.published import TOP_IMAGES, read_table
 from tasks.studies.absent_concepts import AbsentQuestion, absent_concepts
 from tasks.studies.absent_groups import classes_of, folds
 from tasks.studies.outcome import write
@@ -56,21 +57,31 @@ def test_a_subset_is_labelled_as_a_run_on_those_images_alone_is(
         pd.testing.assert_frame_equal(top_images, alone.top_images(layer), check_exact=True)
 
 
-def test_without_red_images_the_study_says_what_a_run_without_them_does(
-    studied: StudiedRun, labelled_bench: Bench, write: Write, tmp_path: Path
+def test_without_blue_images_the_study_says_what_a_run_without_them_does(
+    studied: StudiedRun, labelled_bench: Bench, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = absent_concepts(studied, AbsentQuestion([write("reds.txt", "scarlet | red")], resamples=50), silent)
-    shutil.rmtree(labelled_bench.images / "red")
+    drawn: list[pd.DataFrame] = []
+
+    def seen(run: object, titles: object, top_images: pd.DataFrame) -> tuple[list[Any], list[str]]:
+        drawn.append(top_images)
+        return [], []
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.studies.absent_concepts.strips", seen)
+        found = absent_concepts(studied, AbsentQuestion([write("blues.txt", "navy | blue")], resamples=50), silent)
+    shutil.rmtree(labelled_bench.images / "blue")  # the first rows: all others have other numbers
     alone = published(labelled_bench, tmp_path / "alone")
     [row] = found.data["neurons"].to_dict("records")
-    labels = alone.labels.query("layer == 'head' and neuron == 0")
+    labels = alone.labels.query("layer == 'head' and neuron == 2")
     assert row["label"] == labels["concept"].iloc[0] and row["similarity"] == labels["similarity"].iloc[0]
-    ranks = labels["concept"].tolist().index("red") + 1
-    assert (row["rank"], row["within"]) == (ranks, ranks == 1)
-    assert (row["present_label"], row["present_rank"], row["truth"]) == ("red", 1, "red")
+    rank = labels["concept"].tolist().index("blue") + 1
+    assert (row["rank"], row["within"]) == (rank, rank == 1)
+    assert (row["present_label"], row["present_rank"], row["truth"]) == ("blue", 1, "blue")
+    top = read_table(alone.out, TOP_IMAGES).query("layer == 'head' and neuron == 2")
+    assert studied.probe.paths(drawn[0]["row"].to_numpy())[: len(top)].tolist() == top["image"].tolist()
     absent, present = found.data["groups"].to_dict("records")
     assert (absent["images"], absent["images_left_out"], absent["neurons"]) == ("absent", 12, 1)
-    assert absent["right"] == (ranks == 1) and present["right"] == 1 and absent["within_by_chance"] == 1 / 4
+    assert absent["right"] == (rank == 1) and present["right"] == 1 and absent["within_by_chance"] == 1 / 4
 
 
 def test_of_a_concept_without_images_the_labels_are_those_of_the_run(
