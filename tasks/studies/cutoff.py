@@ -154,18 +154,12 @@ def _draw(layers: Sequence[str], curves: pd.DataFrame, cut: Tau, rated: RatedCut
     _draw_shares(axes[0], layers, curves)
     if rated:
         rated.draw(axes[1])
+        axes[1].set_xlim(axes[0].get_xlim())
     if cut.similarity is not None:
         for one in axes:
-            one.axvline(cut.similarity, color=style.GREY, linewidth=0.8)
-            one.annotate(
-                f"τ = {cut}",
-                (cut.similarity, 0),
-                xycoords=("data", "axes fraction"),
-                color=style.GREY,
-                xytext=(2, 3),
-                textcoords="offset points",
-                va="bottom",
-            )
+            one.axvline(cut.similarity, color=style.GREY, linewidth=0.8, label=f"τ = {cut}")
+    # Below: the curves of two panels leave no room.
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -177,4 +171,3 @@ def _draw_shares(axes: Axes, layers: Sequence[str], curves: pd.DataFrame) -> Non
         axes.plot(of["tau"], of["null_share"], **colour | {"linestyle": ":", "linewidth": 0.9})
     axes.plot([], [], color=style.GREY, linestyle=":", linewidth=0.9, label="null neurons")
     axes.set(xlabel="cut-off τ", ylabel="share of neurons above τ", ylim=(0, 1.02), title="Interpretable labels")
-    axes.legend(loc="upper right")
