@@ -68,8 +68,8 @@ def compositions(run: StudiedRun, asked: CompositionsQuestion, told: Callable[[s
     _refuse_without_encoder(run, plan)
     found, pairs = [], []
     with text_scorer(plan, layer) as scorer:
-        for neuron in neurons:
-            one = _Composed.of(scorer, neuron, asked.words, told)
+        for neuron, alone in zip(neurons, scorer.listed(neurons), strict=True):
+            one = _Composed.of(scorer, neuron, alone, asked.words, told)
             found.append({"neuron": neuron, "label": first.loc[neuron, "concept"], **one.row})
             pairs.append(one.best.assign(neuron=neuron)[["neuron", *one.best.columns]])
     table = pd.DataFrame(found)
@@ -89,9 +89,11 @@ class _Composed:
     best: pd.DataFrame
 
     @classmethod
-    def of(cls, scorer: TextScorer, neuron: int, num_words: int, told: Callable[[str], None]) -> _Composed:
+    def of(
+        cls, scorer: TextScorer, neuron: int, alone: Tensor, num_words: int, told: Callable[[str], None]
+    ) -> _Composed:
+        """`alone` `[C]` are the neuron's similarities with the list."""
         plan, listed = scorer.plan, concept_list(scorer.plan.spec).concepts
-        alone = scorer.listed(neuron)
         chosen = _best_words(listed, alone, num_words)
         texts = _pairs([listed[i] for i in chosen], listed)
         if not texts:

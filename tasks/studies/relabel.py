@@ -28,10 +28,10 @@ def plan_of(run: StudiedRun, layers: Iterable[str]) -> LabelPlan:
     Raises `IncompleteError` where some of it is not in the store any more, `StudyError` where the concept list is
     another one by now.
     """
-    spec = label_spec(run)
+    probe, spec = run.probe, label_spec(run)
     concepts = run.facts["digests"]["concepts"]
     plan = plan_labels_of(
-        run.probe,
+        probe,
         spec,
         _embeddings(run),
         _activations(run, spec, layers),

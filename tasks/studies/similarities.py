@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from storage.errors import EmbeddingsError
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.metrics import accuracy, distinct, mean, normal, right_ranks
 from tasks.dissection.similarity import SIMILARITIES
@@ -62,10 +63,13 @@ def similarities(run: StudiedRun, asked: SimilaritiesQuestion, told: Callable[[s
     names, left_out = _names(plan, asked)
     tables = {}
     for name in names:
-        of = _by(plan, name)
-        for layer in steps(of):
-            told(f"Labelling {layer} by {name}")
-        tables[name] = pd.concat([of.labels(layer) for layer in layers], ignore_index=True)
+        try:
+            tables[name] = _labels(plan, name, told)
+        except EmbeddingsError as error:  # of a variant that these embeddings are nothing for
+            if asked.similarities:
+                raise
+            left_out.append(f"{name} is left out. {error}")
+    names = list(tables)
     labels = side_by_side(run, layers, tables)
     agreement = agreements(labels, names, layers, asked)
     functions = pd.DataFrame(
@@ -139,6 +143,13 @@ def _names(plan: LabelPlan, asked: SimilaritiesQuestion) -> tuple[list[str], lis
         note = f"The run kept top images alone (--activations top), which are not enough for {others}."
         return list(WITH_PRIOR), [note]
     return list(SIMILARITIES), []
+
+
+def _labels(plan: LabelPlan, name: str, told: Callable[[str], None]) -> pd.DataFrame:
+    of = _by(plan, name)
+    for layer in steps(of):
+        told(f"Labelling {layer} by {name}")
+    return pd.concat([of.labels(layer) for layer in of.activations.layouts], ignore_index=True)
 
 
 def _by(plan: LabelPlan, name: str) -> LabelPlan:

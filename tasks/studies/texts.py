@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from tempfile import TemporaryDirectory
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from storage.completion import Rows
 from storage.layout import Store
 from tasks.dissection.panels import score
-from tasks.dissection.scorers import PmiScorer, Scorer, log_normaliser
+from tasks.dissection.scorers import PmiScorer, Scored, Scorer, log_normaliser
 from tasks.label import find_top_images, sum_softmax
 from tasks.labelling import WITH_PRIOR, Block, LabelPlan
-from tasks.scoring import concepts_of, forget, images_of, panel_memory, scorer_of, used_images
+from tasks.scoring import concepts_of, forget, panel_memory, scorer_of
 
 #: Null neurons of a neuron that is scored without the others of its layer: that neuron with shuffled images.
 NULL_OF_ONE = 100
@@ -29,10 +30,17 @@ class TextScorer:
     plan: LabelPlan
     layer: str
 
-    def listed(self, neuron: int) -> Tensor:
-        """Similarities of a neuron with all concepts of the list `[C]`, as the run has them."""
-        own, _ = self._score(neuron, self._scorer(neuron), concepts_of(self.plan))
-        return own
+    def listed(self, neurons: Sequence[int]) -> Tensor:
+        """Similarities of some neurons with all concepts of the list `[n, C]`, as the run has them."""
+        concepts = concepts_of(self.plan)
+        if self._is_joint:
+            rows = list(neurons)
+            panels = self._panels(self._of_layer, concepts)
+            return torch.cat([scored.scores.similarity[rows] for scored in panels], dim=1)
+        alone = (
+            torch.cat([of.scores.similarity for of in self._panels(self._alone(n), concepts)], 1) for n in neurons
+        )
+        return torch.cat(list(alone))
 
     def further(self, neuron: int, words: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Similarities with some concepts of the list, `words` `[W, D]`, and with further `texts` `[T, D]`.
@@ -40,30 +48,30 @@ class TextScorer:
         The softmax is over the list and the texts. Gives those of the neuron `[W + T]`, and of null neurons
         `[S, W + T]`, of which there are none where the run has none.
         """
-        scorer = self._scorer(neuron)
+        scorer, row = (self._of_layer, neuron) if self._is_joint else (self._alone(neuron), 0)
         if isinstance(scorer, PmiScorer):
-            images = images_of(self.plan, used_images(self.plan, self.layer))
-            more = log_normaliser(images, texts, self.plan.hyperparameters["a"])
+            more = log_normaliser(scorer.images, texts, self.plan.hyperparameters["a"])
             scorer = replace(scorer, log_normaliser=torch.logaddexp(scorer.log_normaliser, more))
-        return self._score(neuron, scorer, torch.cat([words, texts]))
-
-    def _scorer(self, neuron: int) -> Scorer:
-        return scorer_of(self.plan, self.layer, self._block(neuron))
-
-    def _score(self, neuron: int, scorer: Scorer, texts: Tensor) -> tuple[Tensor, Tensor]:
-        row = neuron - self._block(neuron).neurons.start
-        panels = [
-            (scored.scores.similarity[row], scored.null)
-            for _, scored in score(scorer, texts, panel_memory(self.plan, self.layer))
-        ]
+        panels = [(of.scores.similarity[row], of.null) for of in self._panels(scorer, torch.cat([words, texts]))]
         return torch.cat([own for own, _ in panels]), torch.cat([null for _, null in panels], dim=1)
 
-    def _block(self, neuron: int) -> Block:
-        """The neurons that are scored with this one: all where they have a prior in common."""
-        num_neurons = self.plan.activations.num_neurons[self.layer]
-        alone = Rows(neuron, neuron + 1)
-        neurons = Rows(0, num_neurons) if self.plan.spec.similarity in WITH_PRIOR else alone
-        return Block(neurons, Rows(0, self.plan.num_concepts))
+    @property
+    def _is_joint(self) -> bool:
+        """Whether the neurons of a layer have a prior in common, and are scored together."""
+        return self.plan.spec.similarity in WITH_PRIOR
+
+    @cached_property
+    def _of_layer(self) -> Scorer:
+        return self._scorer(Rows(0, self.plan.activations.num_neurons[self.layer]))
+
+    def _alone(self, neuron: int) -> Scorer:
+        return self._scorer(Rows(neuron, neuron + 1))
+
+    def _scorer(self, neurons: Rows) -> Scorer:
+        return scorer_of(self.plan, self.layer, Block(neurons, Rows(0, self.plan.num_concepts)))
+
+    def _panels(self, scorer: Scorer, texts: Tensor) -> Iterator[Scored]:
+        return (scored for _, scored in score(scorer, texts, panel_memory(self.plan, self.layer)))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from storage.errors import EmbeddingsError
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.labelling import LabelPlan
@@ -90,6 +92,19 @@ def test_of_top_images_alone_the_functions_that_look_at_more_are_left_out(
         similarities(run, SimilaritiesQuestion(("cos", "wpmi")), silent)
 
 
+def test_a_function_that_the_embeddings_are_nothing_for_is_left_out(labelled_bench: Bench, tmp_path: Path) -> None:
+    # The reference variant of rank reorder takes a power of the mean CLIP similarity, here negative.
+    np.save(labelled_bench.concept_embeddings, -np.load(labelled_bench.concept_embeddings))
+    spec = labelled_bench.spec(out=str(tmp_path / "out"), variant="reference", layers=("head",))
+    publish.fn(plan_publication(labelled(spec), spec))
+    run = StudiedRun.at(str(tmp_path / "out"))
+    found = similarities(run, ASKED, silent)
+    assert found.asked["similarities"] == ["soft_wpmi", "wpmi", "cos", "cos_cubed"]
+    assert "rank_reorder is left out" in str(found.shown[0]) and "mean CLIP similarity" in str(found.shown[0])
+    with pytest.raises(EmbeddingsError, match="Use --variant paper"):
+        similarities(run, SimilaritiesQuestion(("cos", "rank_reorder")), silent)
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
@@ -118,6 +133,6 @@ def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: StudiedR
     with pytest.raises(LookupError, match="activations of the run are not there any more"):
         similarities(studied, ASKED, silent)
     assert not (store / "activations").exists()
-    (store / "probes").rename(store / "gone")
+    store.rename(store.parent / "gone")
     with pytest.raises(LookupError, match="Bring its store back"):
         similarities(studied, ASKED, silent)
