@@ -15,7 +15,7 @@ from flows.engine.evaluate_commands import evaluate, reproduce
 from flows.engine.failure import told_in_words
 from flows.engine.local import engine
 from flows.engine.options import SpecCommand, build_spec, spec_options
-from flows.engine.rating_commands import rate, ratings
+from flows.engine.rating_commands import rate
 from flows.engine.remote_commands import cancel, deploy, status, submit
 from flows.engine.store_commands import gc, runs, verify
 from flows.engine.study_commands import study
@@ -198,7 +198,7 @@ def sample(context: click.Context, folder: Path, images: int) -> None:
 
 
 _OTHERS = (
-    *(compare, evaluate, reproduce, rate, ratings, study),
+    *(compare, evaluate, reproduce, rate, study),
     *(deploy, submit, status, cancel),
     *(verify, gc, runs),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -13,10 +14,18 @@ from flows.engine.local import engine
 
 #: The paper's sentence encoder.
 MPNET = "all-mpnet-base-v2"
-#: Options of `evaluate` by what labels are judged by, and those of both.
-WITH_TRUTH = ("truth", "tau", "clip", "clip_checkpoint", "sentence_model")
-WITHOUT_TRUTH = ("labels", "image_labels", "concept_images", "target")
-OF_BOTH = ("source", "layer", "first_unit", "resamples", "seed")
+#: Options of `evaluate` by what labels are judged by; the bootstrap's are of all.
+OF_LABELS = ("layer", "first_unit", "out")
+OPTIONS = {
+    "truth": ("truth", "tau", "clip", "clip_checkpoint", "sentence_model", *OF_LABELS),
+    "activations": ("labels", "image_labels", "concept_images", "target", *OF_LABELS),
+    "people": ("run",),
+}
+TOLD = {
+    "truth": "against a truth",
+    "activations": "without truth (--without-truth)",
+    "people": "of ratings (--ratings)",
+}
 #: Columns of a table of the paper where the output is no terminal.
 WIDTH_IN_PIPES = 160
 
@@ -40,7 +49,7 @@ _seed = click.option("--seed", default=0, show_default=True, type=click.IntRange
 
 
 @click.command()
-@click.argument("source", metavar="RUN_OR_TABLE")
+@click.argument("sources", metavar="RUN_OR_TABLE", nargs=-1, required=True)
 @click.option(
     "--truth",
     metavar="LIST",
@@ -72,11 +81,19 @@ _seed = click.option("--seed", default=0, show_default=True, type=click.IntRange
     help="Without truth: DIR/CONCEPT/*.png, images that show what labels say; recorded into the run's store.",
 )
 @click.option("--target", metavar="MODULE:FUNCTION", help="With --concept-images: the run's, where it is such code.")
+@click.option(
+    "--ratings",
+    is_flag=True,
+    help="Say what people rated: in place of RUN_OR_TABLE stand their CSVs, from pages of `clip-dissect rate`.",
+)
+@click.option("--run", metavar="RUN", help="With --ratings: the run they are of; ratings of another one are refused.")
 @_resamples
 @_seed
 @click.option("--out", metavar="FILE", help="Write the figures here, .json or .csv.")
 @click.pass_context
-def evaluate(context: click.Context, /, out: str | None, without_truth: bool, **options: Any) -> None:
+def evaluate(
+    context: click.Context, /, sources: Sequence[str], without_truth: bool, ratings: bool, **options: Any
+) -> None:
     """Says how good the labels of RUN_OR_TABLE are, against the true concepts of the layer's neurons.
 
     RUN_OR_TABLE is the --out folder of a run, or any .csv or .parquet with a row per label: unit, description, and
@@ -84,33 +101,52 @@ def evaluate(context: click.Context, /, out: str | None, without_truth: bool, **
 
     With --without-truth it is a run, and its labels are judged by images: do those from one half of the images say
     what neurons do on the other half?
+
+    With --ratings, people have judged: the paper's Table 5 (yes 1, maybe .5, no 0) or 6 (1-5). Means are over raters
+    and neurons, intervals over neurons drawn anew. How far raters agree leaves controls out.
     """
-    _refuse_others(context, without_truth)
-    names = WITHOUT_TRUTH if without_truth else WITH_TRUTH
-    asked = {name: options[name] for name in (*names, *OF_BOTH)}
+    if without_truth and ratings:
+        raise click.UsageError("--without-truth and --ratings are two evaluations: give one of them.")
+    by = "people" if ratings else "activations" if without_truth else "truth"
+    _refuse_others(context, by)
+    if ratings:
+        _print_ratings(context, sources, **{name: options[name] for name in ("run", "resamples", "seed")})
+        return
+    if len(sources) > 1:
+        raise click.UsageError(f"Give one run or table, not {len(sources)}; only --ratings takes several files.")
+    asked = {name: options[name] for name in (*OPTIONS[by], "resamples", "seed")}
+    out = asked.pop("out")
     # Prefect is told where it logs before anything imports it.
     with engine() if options["concept_images"] else told_in_words(context):
         from tasks.evaluation import shown
 
         if out:
             shown.check_ending(out)
-        evaluation = _without_truth(**asked) if without_truth else _with_truth(**asked)
+        evaluation = (_without_truth if without_truth else _with_truth)(source=sources[0], **asked)
         for line in shown.lines(evaluation):
             console().print(line)
         if out:
             shown.write(evaluation, out)
 
 
-def _refuse_others(context: click.Context, without_truth: bool) -> None:
-    """Options that the other kind of evaluation has are no part of this one."""
-    for name in WITH_TRUTH if without_truth else WITHOUT_TRUTH:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(
-                f"{option} is of an evaluation against a truth: leave out it or --without-truth."
-                if without_truth
-                else f"{option} is of an evaluation without truth: give --without-truth too."
-            )
+def _refuse_others(context: click.Context, by: str) -> None:
+    """Options that only another kind of evaluation has are no part of this one."""
+    for other, names in OPTIONS.items():
+        for name in set(names) - set(OPTIONS[by]):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is of an evaluation {TOLD[other]}, and this is one {TOLD[by]}.")
+
+
+def _print_ratings(context: click.Context, files: Sequence[str], run: str | None, resamples: int, seed: int) -> None:
+    with told_in_words(context):
+        from tasks.ratings import agreement, read_ratings
+        from tasks.ratings_tables import ratings_lines, ratings_table
+
+        found = read_ratings(files, run)
+        console().print(ratings_table(found, resamples, seed))
+        for line in ratings_lines(found, agreement(found)):
+            console().print(line)
 
 
 def _with_truth(**options: Any) -> Any:

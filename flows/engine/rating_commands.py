@@ -1,12 +1,10 @@
-"""Commands for labels that people rate: the page they rate on, and what they said."""
+"""The command for labels that people rate: the page they rate on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
-from flows.engine.console import console, say
+from flows.engine.console import say
 from flows.engine.failure import told_in_words
 
 #: Those of `tasks.report.scales`, which is imported when it is needed.
@@ -34,33 +32,10 @@ def rate(context: click.Context, out: str, scale: str, neurons: int, controls: i
     """Makes the page rate.html in OUT, the --out folder of a run, on which people rate labels.
 
     It opens from disk and shows 10 top images and a description at a time, of live neurons of all layers, mixed. Hand
-    the file to each rater: it keeps what is rated and saves it as CSV, for `clip-dissect ratings`.
+    the file to each rater: it keeps what is rated and saves it as CSV, for `clip-dissect evaluate --ratings`.
     """
     with told_in_words(context):
         from tasks.rate import Sampling, write_rate_page
 
         for line in write_rate_page(out, Sampling(scale, neurons, controls, seed)):
             say(line)
-
-
-@click.command()
-@click.argument("files", metavar="FILE.csv...", nargs=-1, required=True)
-@click.option("--run", "out", metavar="OUT", help="Folder of the run: ratings of another one are refused.")
-@click.option(
-    "--resamples", default=2_000, show_default=True, type=click.IntRange(min=100), help="Of the 95 % intervals."
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the resamples.")
-@click.pass_context
-def ratings(context: click.Context, files: Sequence[str], out: str | None, resamples: int, seed: int) -> None:
-    """Says what people rated on pages of `clip-dissect rate`: the paper's Table 5 (yes 1, maybe .5, no 0) or 6 (1-5).
-
-    Means are over raters and neurons, intervals over neurons drawn anew. Agreement of raters leaves controls out.
-    """
-    with told_in_words(context):
-        from tasks.ratings import agreement, read_ratings
-        from tasks.ratings_tables import ratings_lines, ratings_table
-
-        found = read_ratings(files, out)
-        console().print(ratings_table(found, resamples, seed))
-        for line in ratings_lines(found, agreement(found)):
-            console().print(line)

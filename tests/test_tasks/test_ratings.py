@@ -219,13 +219,13 @@ def test_the_commands_make_a_page_and_print_the_tables(filled: Filled, write: Wr
     assert str(filled.out / RATE) in invoke("rate", str(filled.out), "--scale", "1-5", "--neurons", "1")
     answers = ["5", "4", "2", "5", "4", "1", "1", "2"]
     file = write("Ann [x]", answers, (*ITEMS, *CONTROLS), scale="1-5")
-    told = invoke("ratings", file, write("Bo", ["5", "4", "1"], scale="1-5"))
+    told = invoke("evaluate", "--ratings", file, write("Bo", ["5", "4", "1"], scale="1-5"))
     assert re.search(r"b +3 +6 +3\.500 +1\.500–5\.000 +2 +1\.500", told)
     assert re.search(r"a +3 +3 +3\.333 +\d\.\d+–\d\.\d+ +0 +- +-", told)
     assert re.search(r"all +6 +9 +3\.444", told)
     assert "Ann [x]: 8 ratings, 2.5 seconds each (median)" in told
     assert "on 3 labels that two or more rated: 66.7% of pairs equal, 0.0% 1 against 5" in told
-    message = invoke("ratings", file, "--run", str(filled.out), status=1)
+    message = invoke("evaluate", "--ratings", file, "--run", str(filled.out), status=1)
     digest = json.loads((filled.out / "run.json").read_text())["digest"]
     assert f"is of run {RUN}, and {filled.out} holds run {digest}" in message
 
