@@ -19,7 +19,7 @@ function unpackedLabels(place, flat) {
 const cell = (caption, figure, text, title = null) =>
   element("td", { "data-caption": caption, title }, ...(figure ? [figure] : []), element("span", { class: "value" }, text));
 
-const LIKELIHOOD = "How likely the label is of this neuron's images (●) beside the layer's neurons on average (○); × is the ratio.";
+const LIKELIHOOD = "How likely the label is of this neuron's images (●) beside the layer's neurons on average (|); × is the ratio.";
 const hasParts = (labels) => labels.some(({ likelihood, prior }) => likelihood !== null && prior !== null);
 
 /** How many times likelier than for the layer's neurons on average. */
@@ -35,7 +35,7 @@ function labelTable(labels) {
   const hasMargin = labels.some(({ margin }) => margin !== null);
   const hasQuantile = labels.some(({ quantile }) => quantile !== null);
   const heads = [["Label"], ["Similarity", page.cut === null ? null : `The line is τ = ${short(page.cut)}`],
-    ...(known.length > 0 ? [["Prior ○ → ● likelihood", "Log-prior and log-likelihood, on one axis for all labels"]] : []),
+    ...(known.length > 0 ? [["Prior | → ● likelihood", "Log-prior and log-likelihood, on one axis for all labels"]] : []),
     ...(hasMargin ? [["Margin", "What the next label scores less"]] : []),
     ...(hasQuantile ? [["Null quantile", "Share of neurons with shuffled images whose best label scores less"]] : [])];
   const rows = labels.map((label) => {

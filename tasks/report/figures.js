@@ -19,14 +19,14 @@ function signedBar(share) {
     svg("line", { x1: 50, x2: 50, y1: -2, y2: 8 }));
 }
 
-/** From prior (ring) to likelihood (dot) on an axis from `low` to `high`: what lies between is the gain. */
+/** From prior (stroke) to likelihood (dot) on an axis from `low` to `high`: what lies between is the gain. */
 function gain(prior, likelihood, low, high) {
   const at = (value) => (4 + 92 * (high > low ? (value - low) / (high - low) : 0.5)).toFixed(2);
   return svg("svg", { class: likelihood < prior ? "gain negative" : "gain", viewBox: "0 0 100 12", "aria-hidden": "true" },
     svg("line", { class: "axis", x1: 0, x2: 100, y1: 6, y2: 6 }),
     svg("line", { x1: at(prior), x2: at(likelihood), y1: 6, y2: 6 }),
-    svg("circle", { class: "prior", cx: at(prior), cy: 6, r: 3 }),
-    svg("circle", { cx: at(likelihood), cy: 6, r: 3.5 }));
+    svg("circle", { cx: at(likelihood), cy: 6, r: 3.5 }),
+    svg("line", { class: "prior", x1: at(prior), x2: at(prior), y1: 0, y2: 12 }));
 }
 
 const BINS = 40;
