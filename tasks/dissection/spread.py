@@ -32,9 +32,9 @@ class Spread:
 
     def __init__(self, minimum: Floats, maximum: Floats, mean: Floats) -> None:
         """`[N]` each, of the finite activations; a neuron without any has a minimum above its maximum."""
-        self._has_any = minimum <= maximum
+        self._has_any = np.isfinite(minimum) & (minimum <= maximum)
         self._low = np.where(self._has_any, minimum, np.inf)  # no activation reaches it
-        high = np.where(self._has_any, maximum, np.inf)
+        self._high = high = np.where(self._has_any, maximum, np.inf)
         half = np.maximum(HALF_WIDTH, np.abs(self._low) * NEXT)
         is_one = self._low == high
         with np.errstate(invalid="ignore"):  # inf - inf, of those without any
@@ -45,8 +45,9 @@ class Spread:
         self._sums, self._squares = np.zeros(len(mean)), np.zeros(len(mean))
 
     def add(self, block: Activations) -> None:
-        """Takes in activations `[rows, N]` within the extremes."""
-        _add(block, self._low, self._first, self._width, self._mean, self.counts, self._sums, self._squares)
+        """Takes in activations `[rows, N]`; one beyond the extremes, which there cannot be, would count for none."""
+        bins = self._low, self._high, self._first, self._width
+        _add(block, *bins, self._mean, self.counts, self._sums, self._squares)
 
     @property
     def edges(self) -> Floats:
@@ -73,6 +74,7 @@ class Spread:
 def _add(
     block: Activations,
     low: Floats,
+    high: Floats,
     first: Floats,
     width: Floats,
     mean: Floats,
@@ -84,7 +86,7 @@ def _add(
     for i in range(block.shape[0]):
         for j in range(block.shape[1]):
             x = np.float64(block[i, j])
-            if x >= low[j]:
+            if low[j] <= x <= high[j]:  # or a number beyond the bins would be written to somebody else's
                 difference = x - mean[j]
                 sums[j] += difference
                 squares[j] += difference * difference

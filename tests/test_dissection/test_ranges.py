@@ -70,6 +70,7 @@ def test_as_many_are_sure_as_come_before_what_is_not_known() -> None:
     # The first part has more than its two largest: 3 and less, 7 and less, and ones of higher rows.
     assert num_certain(parts, [False, True]).tolist() == [3, 2, 2]
     assert num_certain(parts, [True, True]).tolist() == [4, 4, 4]
+    assert num_certain(parts, [False, False]).tolist() == [3, 2, 2]  # also where the other part has more than two
 
 
 @given(st.lists(st.integers(0, 3_000), min_size=1, max_size=300), st.integers(0, 1_000))

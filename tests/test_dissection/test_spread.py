@@ -66,6 +66,21 @@ def test_extremes_as_far_apart_as_floats_go_are_counted() -> None:
     assert spread.counts[0, [0, NUM_BINS // 2, -1]].tolist() == [1, 1, 1]
 
 
+def test_activations_beyond_the_extremes_are_counted_nowhere() -> None:
+    low, high = np.array([0.0, -np.inf, 1.0]), np.array([4.0, 4.0, 1.0])
+    spread = Spread(low, high, np.zeros(3))
+    spread.add(np.array([[0, 3, 1], [4, 9, 1], [-1, 0, 3e38], [1e30, 0, -3e38]], np.float32))
+    assert spread.counts.sum(1).tolist() == [2, 0, 2]
+    assert np.isnan(spread.edges[1]).all()
+
+
+def test_a_sample_has_a_deviation_of_its_own() -> None:
+    q = np.array([[5], [6], [9]], np.float32)
+    spread = Spread(np.array([0.0]), np.array([9.0]), np.array([1.0]))  # of many more
+    spread.add(q)
+    assert spread.std[0] == pytest.approx(q.std())
+
+
 def test_a_large_mean_leaves_the_deviation_its_digits() -> None:
     A = (1e4 + np.random.default_rng(0).normal(size=(20_000, 1))).astype(np.float32)
     assert spread_of(A).std[0] == pytest.approx(np.std(A.astype(np.float64)), rel=1e-9)
