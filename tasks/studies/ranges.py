@@ -133,6 +133,6 @@ def _draw(chosen: pd.DataFrame, drawn: pd.DataFrame, images: Mapping[int, bytes]
 def _strip(images: Sequence[Pixels]) -> Pixels:
     """Images side by side, white where a range has fewer than the others."""
     strip = np.full((SIDE, NUM_DRAWN * (SIDE + GAP) - GAP, 3), 255, np.uint8)
-    for number, image in enumerate(images):
+    for number, image in enumerate(images[:NUM_DRAWN]):
         strip[:, number * (SIDE + GAP) :][:, :SIDE] = image
     return strip

@@ -217,6 +217,21 @@ def test_a_killed_run_goes_on_at_the_block(bench: Bench) -> None:
     assert not plan.blocks_folder("head").exists()
 
 
+def test_what_another_run_has_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(record(tmp_path, drawn()), 77)
+    [block] = plan.blocks(LAYER)
+    measure.fn(plan, LAYER, block)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.details._measure", None)
+        measure.fn(plan, LAYER, block)
+    join_details.fn(plan, LAYER)
+    monkeypatch.setattr("tasks.details._measure", None)
+    monkeypatch.setattr("tasks.details._join", None)
+    measure.fn(plan, LAYER, block)
+    join_details.fn(plan, LAYER)
+    assert plan.done(LAYER).has("done")
+
+
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_details_are_of_what_was_recorded(bench: Bench, kind: str) -> None:
     spec = bench.spec(activations=kind)
