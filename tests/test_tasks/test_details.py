@@ -141,6 +141,18 @@ def test_neighbours_follow_each_other_and_the_dead_have_none(tmp_path: Path) -> 
     assert similar.groupby("neuron")["value"].apply(lambda of: of.is_monotonic_decreasing).all()
 
 
+@pytest.mark.usefixtures("small")
+def test_neurons_are_correlated_over_the_images_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MOST_COMPARED", "LEAST_COMPARED"):
+        monkeypatch.setattr(f"tasks.detailing.{name}", 30)
+    A = torch.from_numpy(np.random.default_rng(0).normal(size=(77, 7)).astype(np.float32))
+    plan = plan_of(record(tmp_path, A), 77)
+    assert len(plan.compared(LAYER)) == 30
+    correlations = np.corrcoef(A.numpy()[plan.compared(LAYER)].T)
+    for row in tables(plan)[SIMILAR].itertuples():
+        assert row.value == pytest.approx(correlations[row.neuron, row.other], abs=2e-6)
+
+
 def test_tables_do_not_depend_on_blocks_strips_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(record(tmp_path, drawn(300, 9)), 300)
     whole = tables(plan)
@@ -209,7 +221,8 @@ def test_a_killed_run_goes_on_at_the_block(bench: Bench) -> None:
     before = plan.blocks_folder("head").names()
     left = {name: plan.blocks_folder("head").read(name) for name in before}
     join_details.fn(plan, "head")
-    assert plan_details(probe, spec).missing == ("conv",) and not plan.blocks_folder("head").exists()
+    assert not plan.blocks_folder("head").exists()
+    assert plan_details(probe, spec).missing == ("conv",)
     for name, data in left.items():  # killed when it had marked the layer
         plan.blocks_folder("head").write(name, data)
     assert plan.unmeasured("head") == []
