@@ -52,7 +52,9 @@ class Scale:
 
     def share(self, value: float) -> float | None:
         """Where a value stands in it, from 0 to 1; None outside."""
-        return (value - self.low) / (self.high - self.low) if self.low < value < self.high else None
+        if not self.low <= value <= self.high:
+            return None
+        return (value - self.low) / (self.high - self.low or 1.0)
 
 
 def summarise(layers: Sequence[Layer]) -> tuple[LayerSummary, ...]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tasks.report.rows import Layer, Report
-from tasks.report.summary import NUM_BINS, NUM_FREQUENT, summarise
+from tasks.report.summary import NUM_BINS, NUM_FREQUENT, Scale, summarise
 from tests.test_report.conftest import make_neuron
 
 
@@ -28,6 +28,12 @@ def test_histograms_share_their_axis(report: Report) -> None:
     bars = [summary.bars for summary in summarise([low, high])]
     assert bars[0] == (1.0, *[0.0] * (NUM_BINS - 1))
     assert bars[1] == (*[0.0] * (NUM_BINS - 1), 1.0)
+
+
+def test_a_scale_says_where_a_value_stands(report: Report) -> None:
+    scale = Scale.of(report.layers)
+    assert [scale.share(value) for value in (0.9, 1.0, 2.5, 3.0, 3.1)] == [None, 0.0, 0.75, 1.0, None]
+    assert Scale.of([Layer("one", (make_neuron(0, "a", similarity=2.0),))]).share(2.0) == 0.0
 
 
 def test_one_value_and_no_value() -> None:
