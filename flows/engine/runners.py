@@ -13,6 +13,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from tasks.models.devices import choose_devices
 from tasks.parameters import EngineSpec
 
+#: Of a local cluster's scheduler, which serves figures by HTTP in any case: by default at one port for all clusters.
+SCHEDULER = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
 #: Tasks at a time for each device: one decodes its first images while the other has the device.
 TASKS_PER_DEVICE = 2
 
@@ -44,7 +46,9 @@ def task_runners(spec: EngineSpec) -> Iterator[Runners]:
     # One cluster for all stages of a run: each of its processes loads the models once.
     with (
         dask.config.set({"logging.distributed": "warning"}),
-        LocalCluster(n_workers=spec.workers, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=spec.workers, threads_per_worker=1, processes=True, scheduler_kwargs=SCHEDULER
+        ) as cluster,
     ):
         runner = DaskTaskRunner(address=cluster.scheduler_address)
         yield Runners(runner, runner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from flows.engine.gpus import GpuError, check_gpus, gpus
+from flows.engine.runners import SCHEDULER
 from tasks.spec import DissectSpec
 
 #: Of tasks of a cluster in this process: those at work, how many each saw, and where so many wait for each other.
@@ -37,7 +39,7 @@ def cluster(**resources: float) -> Iterator[LocalCluster]:
         threads_per_worker=6,
         processes=False,
         protocol="tcp",
-        dashboard_address=None,
+        scheduler_kwargs=SCHEDULER,
         resources=resources,
     ) as running:
         yield running
@@ -66,3 +68,11 @@ def test_a_cluster_that_declares_no_gpus_is_refused_at_the_start_of_a_run_that_a
         with pytest.raises(GpuError, match=r"none of the 1 Dask workers at tcp:.* declares one.*`--resources GPU=1`"):
             dissect(DissectSpec(**tiny, device="cuda", **there))
     assert not Path(tiny["store"], "probes").exists()
+
+
+def test_two_clusters_on_a_machine_have_a_port_each() -> None:
+    with warnings.catch_warnings(), cluster() as one, cluster() as other:
+        warnings.simplefilter("error")  # distributed warns where its port is taken
+        ports = {running.scheduler.http_server.port for running in (one, other)}
+        assert len(ports) == 2 and 8787 not in ports
+        assert {running.scheduler.http_server.address for running in (one, other)} == {"127.0.0.1"}
