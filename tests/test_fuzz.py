@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from storage.errors import DamagedError
-from tasks.published import REJECTS, read_table
+from tasks.published import FILES, REJECTS, read_table
 from tests.fuzzing import OWN, READERS, crash, valid, write_published
 
 #: Damaged files of each kind.
