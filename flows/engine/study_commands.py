@@ -219,7 +219,7 @@ _names_of_outputs = click.option(
 @resamples
 @seed
 def weights(context: click.Context, run: str, out: str | None, **options: Any) -> None:
-    """Section 5: do neurons that are connected by a high weight represent similar concepts?
+    """5: do neurons that are connected by a high weight represent similar concepts?
 
     Of a linear layer and the recorded one that it reads, which is found by their activations. A neuron of the layer
     stands for its true concept, else its label, and one that it reads for its label.
