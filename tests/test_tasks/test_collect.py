@@ -79,7 +79,10 @@ def test_only_the_work_of_a_run_that_never_ended_is_without_a_run(filled: Filled
 
 
 def test_a_layer_that_no_run_refers_to_is_removed_alone(filled: Filled, begun: str) -> None:
-    store, outside = store_of(filled), {str(path): path.read_bytes() for path in filled.out.iterdir()}
+    def published() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in filled.out.rglob("*") if path.is_file()}
+
+    store, outside = store_of(filled), published()
     for one in recorded(store):
         record(store, replace(one, layers=["head"]))
     found = collect(store)
@@ -91,7 +94,7 @@ def test_a_layer_that_no_run_refers_to_is_removed_alone(filled: Filled, begun: s
     assert not verify(str(filled.store)).problems
     [again, _] = filled.runs()
     assert again.labels.labels("conv").equals(again.labels.labels("conv")) and not verify(str(filled.store)).problems
-    assert {str(path): path.read_bytes() for path in filled.out.iterdir()} == outside
+    assert published() == outside
 
 
 def test_a_run_counts_until_it_is_forgotten(filled: Filled) -> None:
@@ -257,7 +260,7 @@ def test_runs_on_record_say_where_and_of_what(filled: Filled) -> None:
     [plan, _] = filled.runs()  # done before, and recorded where it was not
     assert plan.is_done and {one.out for one in recorded(store)} == {elsewhere.out, inside.out}
     assert [one.when for one in recorded(store) if one.out == inside.out] == [inside.when]
-    moved = filled.folder / "moved"
+    moved = filled.folder / "store elsewhere"
     filled.store.rename(moved)
     at = Store.existing(str(moved))
     assert [one.state(at) for one in known(at, [])] == ["published", "published"]

@@ -58,8 +58,8 @@ def verified(filled: Filled) -> Findings:
 
 def files(filled: Filled) -> dict[str, Path]:
     """All files of the store and of what is published elsewhere, by their paths as problems have them."""
-    store = {str(path.relative_to(filled.store)): path for path in filled.store.rglob("*") if path.is_file()}
-    return store | {str(path): path for path in filled.out.iterdir()}
+    store, out = ([path for path in of.rglob("*") if path.is_file()] for of in (filled.store, filled.out))
+    return {str(path.relative_to(filled.store)): path for path in store} | {str(path): path for path in out}
 
 
 def kinds(found: Findings) -> dict[str, str]:
