@@ -96,7 +96,6 @@ def test_a_published_folder_of_somebody_else_s_writes_nothing_outside(probe: str
 
 def test_the_folder_of_a_run_whose_files_are_elsewhere_is_not_done(tmp_path: Path) -> None:
     from tasks.publish import _is_intact
-    from tasks.published import FILES
 
     out = write_published(tmp_path)
     run = out.read_json("run.json")
