@@ -22,7 +22,6 @@ from tasks.dissection.labels import Labels
 from tasks.dissection.null import null_quantile
 from tasks.dissection.panels import Labelled, label
 from tasks.dissection.scorers import log_normaliser, used_rows
-from tasks.dissection.streaming import TopImages
 from tasks.label_tables import label_table, neurons_table, top_images_table
 from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, USED, WITH_PRIOR, Block, LabelPlan
 from tasks.running import Waiting
@@ -38,9 +37,6 @@ from tasks.scoring import (
 )
 from tasks.summaries import TOP_IMAGES_RECORDED
 
-#: Neurons whose top images are merged at a time.
-NEURONS_AT_A_TIME = 4_096
-
 
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
 def find_top_images(plan: LabelPlan, layer: str) -> None:
@@ -54,14 +50,8 @@ def _find_top_images(plan: LabelPlan, layer: str) -> None:
     started = time.perf_counter()
     of, num_images = plan.activations, plan.probe.num_images
     num_neurons, k = of.num_neurons[layer], plan.hyperparameters.get("top_k", 0)
-    parts = [
-        recorded.top_images(of, num_images, layer, max(TOP_IMAGES_RECORDED, k), slice(n, n + NEURONS_AT_A_TIME))
-        for n in range(0, num_neurons, NEURONS_AT_A_TIME)
-    ]
-    top = reduce(TopImages.beside, parts)
-    neurons = neurons_table(
-        recorded.statistics(of, num_images, layer), top.first(k or TOP_IMAGES_RECORDED), num_images
-    )
+    top, statistics = recorded.top_and_statistics(of, num_images, layer, max(TOP_IMAGES_RECORDED, k))
+    neurons = neurons_table(statistics, top.first(k or TOP_IMAGES_RECORDED), num_images)
     files = [
         write_parquet(plan.folder(layer), TOP_IMAGES, top_images_table(top)),
         write_parquet(plan.folder(layer), NEURONS, neurons),

@@ -19,6 +19,7 @@ from storage.layout import Store
 from storage.leases import Waits
 from storage.tables import read_parquet
 from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list
+from tasks.dissection.null import Null
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.dissection.streaming import TopImages
 from tasks.observation import ActivationsRef, EmbeddingsRef, activations_of, embeddings_of
@@ -106,11 +107,15 @@ class LabelPlan:
     num_concepts: int
     digest: str
     missing: tuple[str, ...]
+    #: Store of what labelling finds; by default that of the activations.
+    aside: Store | None = None
+    #: How neurons are shuffled for the null.
+    null: type[Null] = Null
 
     @property
     def store(self) -> Store:
-        """Where all of it lies."""
-        return self.activations.store
+        """Where what is found lies."""
+        return self.aside or self.activations.store
 
     @property
     def digests(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import zarr
+from torch import Tensor
 
 from storage import arrays
 from storage.completion import Completion, Rows, groups, in_tasks, rows_per_shard
@@ -43,6 +44,8 @@ class EmbeddingsRef:
     digest: str
     identity: Identity = field(hash=False)
     num_dimensions: int
+    #: The images that are looked at, as rows (rising) of the probe set; None for all of them.
+    rows: Tensor | None = field(default=None, compare=False)
 
     def group(self) -> zarr.Group:
         """The Zarr group of the array."""
@@ -66,6 +69,8 @@ class ActivationsRef:
     #: Layers in the order asked for, with where their outputs keep the neurons.
     layouts: dict[str, Layout] = field(hash=False)
     num_neurons: dict[str, int] = field(hash=False)
+    #: The images that are looked at, as rows (rising) of the probe set; None for all of them.
+    rows: Tensor | None = field(default=None, compare=False)
 
     def group(self) -> zarr.Group:
         """The Zarr group of activations, an array per layer."""

@@ -48,7 +48,7 @@ def null_of(plan: LabelPlan, layer: str, neurons: pd.DataFrame) -> Null:
     """The null neurons of some neurons: their share of those of the layer."""
     share = len(neurons) / plan.activations.num_neurons[layer]
     live = torch.from_numpy(~neurons["is_dead"].to_numpy())
-    return Null.of(live, round(plan.spec.null_samples * share), plan.spec.null_seed)
+    return plan.null.of(live, round(plan.spec.null_samples * share), plan.spec.null_seed)
 
 
 def scorer_of(plan: LabelPlan, layer: str, block: Block) -> Scorer:
@@ -116,12 +116,7 @@ def _windows(plan: LabelPlan, layer: str, columns: slice) -> Iterator[tuple[Tens
     """Embeddings `[b, D]` and activations `[b, n]` of the same images, as many at a time as fit in `WINDOW`."""
     num_images = plan.probe.num_images
     held: list[tuple[Tensor, Tensor]] = []
-    both = zip(
-        recorded.embeddings(plan.embeddings, num_images),
-        recorded.activations(plan.activations, num_images, layer, columns),
-        strict=True,
-    )
-    for E, (_, A) in both:
+    for E, A in recorded.both(plan.embeddings, plan.activations, num_images, layer, columns):
         held.append((E, A))
         if sum(E.nbytes + A.nbytes for E, A in held) >= WINDOW:
             yield torch.cat([E for E, _ in held]), torch.cat([A for _, A in held])

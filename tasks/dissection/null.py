@@ -74,6 +74,23 @@ class Null:
             yield embeddings, torch.cat([activations, *layers], dim=1)
 
 
+@dataclass(frozen=True)
+class Shuffled(Null):
+    """All live neurons of a layer, whose images are put into another order, one for all: by chance, as a layer."""
+
+    @classmethod
+    def of(cls, live: Tensor, samples: int, seed: int) -> Null:
+        """All of the neurons that are `live` `[N]`, once, whatever `samples` says."""
+        del samples
+        neurons = live.nonzero().squeeze(1)
+        return cls(neurons, len(neurons), seed)
+
+    def top_images(self, top: TopImages, num_images: int) -> TopImages:
+        """Their activations of `top`, and in place of each image the one that is in its place of the other order."""
+        order = torch.randperm(num_images, generator=torch.Generator().manual_seed(self.seed))
+        return TopImages(top.values[:, self.neurons], order[top.rows[:, self.neurons]])
+
+
 def null_quantile(similarity: Tensor, null_best: Tensor) -> Tensor:
     """The share of null neurons whose best label scores less, for each of `similarity` (any shape).
 

@@ -6,7 +6,7 @@ Shapes: `I` images, `N` neurons, `C` concepts, `K` top images.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -183,6 +183,11 @@ class Statistics:
             torch.maximum(self.maximum, other.maximum),
             self.total + other.total,
         )
+
+    def beside(self, other: Statistics) -> Statistics:
+        """Both, which are of different neurons; these come first."""
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return Statistics(*map(torch.cat, pairs))
 
     @property
     def mean(self) -> Tensor:

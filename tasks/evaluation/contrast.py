@@ -8,17 +8,19 @@ concept, as CoSy's generated images lie.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from storage.completion import Rows, steps
+from tasks import recorded
 from tasks.dissection.faithfulness import auc, mad
-from tasks.evaluation.chosen import Chosen, activations_of
 from tasks.evaluation.shown_concepts import ShownConcepts, concept_key
 from tasks.labelling import LabelPlan
+from tasks.observation import ActivationsRef
 
 #: Images of the control, and of each concept, at most: drawn at random where there are more.
 MOST_CONTROLS, MOST_SHOWN = 16_384, 200
@@ -42,19 +44,19 @@ class Contrast:
 def contrasts(
     plan: LabelPlan,
     layer: str,
-    images: Chosen,
+    images: Tensor,
     labels: Sequence[Sequence[str | None]],
     shown: ShownConcepts,
     seed: int,
 ) -> list[Contrast]:
     """AUC and MAD of each neuron for each of `labels`, which hold a label for each neuron, or None.
 
-    The control is of `images`, without those that are known to show the label. So are the images that show it where
-    these are of the probe set.
+    The control is of `images`, rows (rising) of the probe set, without those that are known to show the label. So are
+    the images that show it where these are of the probe set.
     """
-    control = _drawn(images.rows.numpy(), MOST_CONTROLS, seed)
+    control = _drawn(images.numpy(), MOST_CONTROLS, seed)
     wanted = {concept_key(label) for of in labels for label in of if label}
-    found = {name: rows for name in wanted if (rows := _shown(shown, name, images, seed)) is not None}
+    found = {name: rows for name in wanted if (rows := _shown(shown, name, images.numpy(), seed)) is not None}
     results = [np.full((2, len(of)), np.nan) for of in labels]
     if found and len(control):
         pictures = _Pictures.of(control, found, shown)
@@ -70,11 +72,10 @@ def contrasts(
     return [Contrast(*both) for both in results]
 
 
-def _shown(shown: ShownConcepts, name: str, images: Chosen, seed: int) -> Numbers | None:
+def _shown(shown: ShownConcepts, name: str, among: Numbers, seed: int) -> Numbers | None:
     """Rows that show a concept, or None where these are too few."""
     rows = shown.rows.get(name, np.empty(0, dtype=np.int64))
     if shown.is_probe:
-        among = images.rows.numpy()
         places = np.searchsorted(among, rows).clip(max=len(among) - 1)
         rows = rows[among[places] == rows]
     return _drawn(rows, MOST_SHOWN, seed) if len(rows) >= LEAST_SHOWN else None
@@ -104,9 +105,9 @@ class _Pictures:
 
     def activations(self, plan: LabelPlan, layer: str, neurons: Rows, shown: ShownConcepts) -> tuple[Floats, Floats]:
         """Of some neurons, on the control and on `every`."""
-        of_control = activations_of(plan.activations, plan.probe.num_images, layer, _chosen(self.control), neurons)
-        of_shown = activations_of(shown.activations, shown.num_images, layer, _chosen(self.every), neurons)
-        return torch.cat(list(of_control)).double().numpy(), torch.cat(list(of_shown)).double().numpy()
+        of = (plan.activations, self.control), (shown.activations, self.every)
+        on_control, on_shown = (_activations(ref, layer, rows, neurons) for ref, rows in of)
+        return on_control, on_shown
 
     def contrast(self, name: str, control: Floats, every: Floats) -> tuple[float, float]:
         """AUC and MAD of a neuron's activations for a concept; those that are not finite are left out."""
@@ -115,8 +116,12 @@ class _Pictures:
         return auc(on_shown, on_others), mad(on_shown, on_others)
 
 
-def _chosen(rows: Numbers) -> Chosen:
-    return Chosen(torch.from_numpy(rows))
+def _activations(ref: ActivationsRef, layer: str, rows: Numbers, neurons: Rows) -> Floats:
+    """Of some neurons on some images."""
+    of = replace(ref, rows=torch.from_numpy(rows))
+    blocks = recorded.activations(of, len(rows), layer, slice(neurons.start, neurons.stop))
+    found: Floats = torch.cat([block for _, block in blocks]).double().numpy()
+    return found
 
 
 def _drawn(rows: Numbers, most: int, seed: int) -> Numbers:

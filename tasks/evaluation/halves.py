@@ -1,7 +1,7 @@
 """A run's neurons labelled anew from one half of its images, so that the other half can judge the labels.
 
 The method is the run's, on the rows of a half alone: top images, softmax, prior and all. Beside it the same with the
-half's image rows shuffled: what labels come out by chance.
+half's images shuffled: what labels come out by chance.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor
 from storage.completion import Rows
 from storage.errors import TableError
 from tasks.dissection.labels import Labels
+from tasks.dissection.null import Shuffled
 from tasks.dissection.panels import score
-from tasks.dissection.scorers import Scorer
-from tasks.evaluation.chosen import Chosen
-from tasks.evaluation.half_scorers import scorers
-from tasks.labelling import LabelPlan, blocks
+from tasks.dissection.similarity import Scores
+from tasks.labelling import LabelPlan
+from tasks.relabel import aside, of_images, prepare, scorer
+from tasks.scoring import concepts_of, panel_memory
 
 #: Labels of a neuron that two halves are compared by.
 RANKS = 5
@@ -36,20 +37,35 @@ CONCEPTS_COMPARED, SIMILARITIES_HELD = 1_024, 1 << 24
 class Labelled:
     """What a half gives for a layer's neurons."""
 
-    #: `[N, R]`: the best concepts, best first, as rows of the concept list.
-    concept_rows: npt.NDArray[np.int64]
-    #: `[N]`: neurons of which some concept has a similarity; of reference rank reorder none may have.
-    has_label: npt.NDArray[np.bool_]
+    labels: Labels
     #: `[N, S]`: similarities of the concepts that are compared.
     similarities: Tensor
 
+    @classmethod
+    def of(cls, similarity: Tensor, start: int, wanted: Tensor) -> Labelled:
+        """Of a panel of concepts `[N, W]`, the first of which is number `start`; `wanted` are those compared."""
+        here = wanted[(wanted >= start) & (wanted < start + similarity.shape[1])] - start
+        return cls(Labels.of(Scores(similarity), RANKS, start), similarity[:, here])
+
+    def merge(self, other: Labelled) -> Labelled:
+        """Of both, which are of the same neurons; the concepts of these come first."""
+        labels = self.labels.merge(other.labels, RANKS)
+        return Labelled(labels, torch.cat([self.similarities, other.similarities], dim=1))
+
     def beside(self, other: Labelled) -> Labelled:
         """Both, which are of different neurons; these come first."""
-        return Labelled(
-            np.concatenate([self.concept_rows, other.concept_rows]),
-            np.concatenate([self.has_label, other.has_label]),
-            torch.cat([self.similarities, other.similarities]),
-        )
+        return Labelled(self.labels.beside(other.labels), torch.cat([self.similarities, other.similarities]))
+
+    @property
+    def concept_rows(self) -> npt.NDArray[np.int64]:
+        """`[N, R]`: the best concepts, best first, as rows of the concept list."""
+        return self.labels.concept_rows
+
+    @property
+    def has_label(self) -> npt.NDArray[np.bool_]:
+        """`[N]`: neurons of which some concept has a similarity; of reference rank reorder none may have."""
+        found: npt.NDArray[np.bool_] = self.labels.similarity[:, 0] > -np.inf
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,8 @@ class HalfLabels:
         )
 
 
-def split(num_images: int, seed: int) -> tuple[Chosen, Chosen]:
-    """Two halves of the images, drawn at random. Raises `TableError` where they would be too small."""
+def split(num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of two halves of the images, rising, drawn at random. Raises `TableError` where they are too small."""
     if num_images < 2 * LEAST_IMAGES:
         raise TableError(
             f"The run has {num_images} images, and two halves of which one judges the labels of the other need "
@@ -79,7 +95,7 @@ def split(num_images: int, seed: int) -> tuple[Chosen, Chosen]:
         )
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
     first, second = order[: num_images // 2], order[num_images // 2 :]
-    return Chosen(first.sort().values), Chosen(second.sort().values)
+    return first.sort().values, second.sort().values
 
 
 def compared(num_concepts: int, num_neurons: int, seed: int) -> Tensor:
@@ -89,34 +105,28 @@ def compared(num_concepts: int, num_neurons: int, seed: int) -> Tensor:
     return drawn.sort().values
 
 
-def labelled(plan: LabelPlan, layer: str, half: Chosen, concepts: Tensor, seed: int) -> HalfLabels:
-    """Labels a layer's neurons from a half of the images; `concepts [C, D]` are those of the run, in order.
+def labelled(plan: LabelPlan, layer: str, half: Tensor, seed: int) -> HalfLabels:
+    """Labels a layer's neurons from a half of the images, which are rows `[H]` of the probe set.
 
     In the memory that the run was given, and never all images by all concepts. Raises `ArrayError` where what was
     recorded is damaged.
     """
-    num_neurons = plan.activations.num_neurons[layer]
-    wanted = compared(len(concepts), num_neurons, seed)
-    parts = dict.fromkeys(block.neurons for block in blocks(plan.spec.similarity, num_neurons, len(concepts)))
-    return reduce(HalfLabels.beside, (_some(plan, layer, half, part, concepts, wanted, seed) for part in parts))
+    with aside(of_images(plan, half), Shuffled, null_seed=seed) as of:
+        prepare(of, layer)
+        parts = dict.fromkeys(block.neurons for block in of.blocks(layer))
+        return reduce(HalfLabels.beside, (_some(of, layer, part, seed) for part in parts))
 
 
-def _some(
-    plan: LabelPlan, layer: str, half: Chosen, neurons: Rows, concepts: Tensor, wanted: Tensor, seed: int
-) -> HalfLabels:
-    by = scorers(plan, layer, half, neurons, concepts, seed)
-    memory = int(plan.spec.memory * 2**30)
-    own, by_chance = (_labelled(scorer, concepts, wanted, memory) for scorer in (by.own, by.by_chance))
-    return HalfLabels(own, by_chance, by.is_live.numpy() & own.has_label & by_chance.has_label)
-
-
-def _labelled(scorer: Scorer, concepts: Tensor, wanted: Tensor, memory: int) -> Labelled:
-    labels: Labels | None = None
-    kept = []
-    for start, scored in score(scorer, concepts, memory):
-        panel = Labels.of(scored.scores, RANKS, start)
-        labels = panel if labels is None else labels.merge(panel, RANKS)
-        stop = start + scored.scores.similarity.shape[1]
-        kept.append(scored.scores.similarity[:, wanted[(wanted >= start) & (wanted < stop)] - start])
-    assert labels is not None  # there is a concept
-    return Labelled(labels.concept_rows, labels.similarity[:, 0] > -np.inf, torch.cat(kept, dim=1))
+def _some(plan: LabelPlan, layer: str, neurons: Rows, seed: int) -> HalfLabels:
+    concepts = concepts_of(plan)
+    wanted = compared(len(concepts), plan.activations.num_neurons[layer], seed)
+    is_dead = plan.neurons(layer)["is_dead"].to_numpy()[neurons.start : neurons.stop]
+    panels = []
+    for start, scored in score(scorer(plan, layer, neurons), concepts, panel_memory(plan, layer)):
+        own = scored.scores.similarity
+        by_chance = torch.full_like(own, -torch.inf)
+        by_chance[torch.from_numpy(~is_dead)] = scored.null
+        panels.append([Labelled.of(similarity, start, wanted) for similarity in (own, by_chance)])
+    own_labels, labels_by_chance = (reduce(Labelled.merge, of) for of in zip(*panels, strict=True))
+    is_live = ~is_dead & own_labels.has_label & labels_by_chance.has_label
+    return HalfLabels(own_labels, labels_by_chance, is_live)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tasks.dissection.faithfulness import overlap, rank_correlations
 from tasks.dissection.metrics import mean
-from tasks.evaluation.chosen import Chosen
 from tasks.evaluation.contrast import contrasts
 from tasks.evaluation.halves import RANKS, HalfLabels, labelled, split
 from tasks.evaluation.labels import LabelTable
@@ -73,7 +72,7 @@ class Judge:
     def of_run(self, table: LabelTable) -> Iterator[Figure]:
         """Figures of a layer of the run: of what one half of its images says of the other, and of its labels."""
         layer, plan, (first, second) = table.layer, self.run.plan, self.halves
-        one, other = (labelled(plan, layer, half, self.concepts, self.seed) for half in (first, second))
+        one, other = (labelled(plan, layer, half, self.seed) for half in (first, second))
         learnt = [self._labels_of_half(one, of.concept_rows[:, 0]) for of in (one.own, one.by_chance)]
         yield from self._judged(layer, second, learnt, "held_out")
         yield from self._judged(layer, self.all_images, self._published(table), "in_sample")
@@ -87,14 +86,14 @@ class Judge:
         yield from self._fresh(table)
 
     @cached_property
-    def halves(self) -> tuple[Chosen, Chosen]:
-        """Of the images."""
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Rows of two halves of the images."""
         return split(self.run.plan.probe.num_images, self.seed)
 
     @cached_property
-    def all_images(self) -> Chosen:
-        """Every image of the probe set."""
-        return Chosen.all(self.run.plan.probe.num_images)
+    def all_images(self) -> Tensor:
+        """Rows of all images of the probe set."""
+        return torch.arange(self.run.plan.probe.num_images)
 
     @cached_property
     def concepts(self) -> Tensor:
@@ -122,7 +121,7 @@ class Judge:
         labels = NeuronLabels(tuple(texts), embeddings)
         return [labels, labels.of_others(self.seed)]
 
-    def _judged(self, layer: str, images: Chosen, labels: Sequence[NeuronLabels], how: str) -> Iterator[Figure]:
+    def _judged(self, layer: str, images: Tensor, labels: Sequence[NeuronLabels], how: str) -> Iterator[Figure]:
         """Of labels and those by chance."""
         correlations = simulation_correlations(self.run.plan, layer, images, [one.embeddings for one in labels])
         yield self._figure(f"{how}_correlation", correlations)
@@ -136,7 +135,7 @@ class Judge:
             )
 
     def _contrast(
-        self, layer: str, images: Chosen, labels: Sequence[NeuronLabels], shown: ShownConcepts, how: str
+        self, layer: str, images: Tensor, labels: Sequence[NeuronLabels], shown: ShownConcepts, how: str
     ) -> Iterator[Figure]:
         own, chance = contrasts(self.run.plan, layer, images, [one.texts for one in labels], shown, self.seed)
         yield self._figure(f"{how}_auc", (own.auc, chance.auc))

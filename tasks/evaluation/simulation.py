@@ -16,9 +16,10 @@ import numpy.typing as npt
 from torch import Tensor
 
 from storage.completion import Rows, steps
+from tasks import recorded
 from tasks.dissection.faithfulness import Correlation
-from tasks.evaluation.chosen import Chosen, both
 from tasks.labelling import LabelPlan
+from tasks.relabel import of_images
 
 #: Neurons whose activations are read at a time: of a shard group 32 MiB, and as much of each prediction.
 NEURONS_AT_A_TIME = 512
@@ -26,19 +27,23 @@ NEURONS_AT_A_TIME = 512
 Floats = npt.NDArray[np.float64]
 
 
-def simulation_correlations(plan: LabelPlan, layer: str, images: Chosen, labels: Sequence[Tensor]) -> list[Floats]:
-    """Pearson's correlation of prediction and activation of each neuron `[N]`, for each of `labels`.
+def simulation_correlations(plan: LabelPlan, layer: str, images: Tensor, labels: Sequence[Tensor]) -> list[Floats]:
+    """Pearson's correlation of prediction and activation of each neuron `[N]` on some images, for each of `labels`.
+
+    `images` are rows `[H]` (rising) of the probe set.
 
     One of `labels` holds unit embeddings `[N, D]`, a row for the label of each neuron; NaN where it has none, and so
     is its correlation. Also NaN where a neuron has one activation on all images.
     """
-    num_neurons = plan.activations.num_neurons[layer]
-    parts = [_of_some(plan, layer, images, labels, some) for some in steps(Rows(0, num_neurons), NEURONS_AT_A_TIME)]
+    num_neurons, of = plan.activations.num_neurons[layer], of_images(plan, images)
+    parts = [_of_some(of, layer, labels, some) for some in steps(Rows(0, num_neurons), NEURONS_AT_A_TIME)]
     return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
 
-def _of_some(plan: LabelPlan, layer: str, images: Chosen, labels: Sequence[Tensor], neurons: Rows) -> list[Floats]:
-    of = [embeddings[neurons.start : neurons.stop].T for embeddings in labels]  # [D, n] each
-    blocks = ([Correlation.of(E @ T, A) for T in of] for E, A in both(plan, layer, images, neurons))
+def _of_some(plan: LabelPlan, layer: str, labels: Sequence[Tensor], neurons: Rows) -> list[Floats]:
+    part = slice(neurons.start, neurons.stop)
+    of = [embeddings[part].T for embeddings in labels]  # [D, n] each
+    both = recorded.both(plan.embeddings, plan.activations, plan.probe.num_images, layer, part)
+    blocks = ([Correlation.of(E @ T, A) for T in of] for E, A in both)
     merged = reduce(lambda found, block: [one.merge(other) for one, other in zip(found, block, strict=True)], blocks)
     return [one.finish() for one in merged]

@@ -20,14 +20,14 @@ from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, mean, right_ranks
 from tasks.evaluation.shown_concepts import concept_key as key
 from tasks.labelling import LabelPlan
+from tasks.relabel import aside, of_images, steps
 from tasks.show import table_of
 from tasks.studies.absent_figure import draw, examples
 from tasks.studies.absent_groups import Group, Truth, classes_of, folds, of_lists
 from tasks.studies.outcome import Outcome
-from tasks.studies.relabel import plan_of, steps
+from tasks.studies.relabel import plan_of
 from tasks.studies.strips import strips
 from tasks.studies.studied import StudiedRun, StudyError
-from tasks.studies.subset import subset
 
 ABSENT, PRESENT = "absent", "present"
 ALL = "all"
@@ -63,6 +63,11 @@ def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str]
     if not truth:
         raise StudyError(f"The true concepts of {layer} are not known. Give them with --truth, as to `evaluate`.")
     plan = plan_of(run, [layer])
+    if plan.activations.kept == "top":
+        raise StudyError(
+            "The run kept top images alone (--activations top), and what else activates a neuron is not known. Run "
+            "again with --activations float16 or float32."
+        )
     classes = classes_of(plan.probe)
     groups = of_lists(asked.absent) or folds(classes, truth, asked.folds, asked.seed)
     parts, left_out, notes = [], {}, []
@@ -80,7 +85,7 @@ def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str]
             parts.append(_judged(group, neurons, truth, plan.labels(layer), plan.top_images(layer), None))
             continue
         told(f"Labelling {layer} without the {left_out[group.name]:,} images of {group.name}")
-        with subset(plan, rows) as without:
+        with aside(of_images(plan, rows)) as without:
             for _ in steps(without):
                 pass
             top = without.top_images(layer)

@@ -6,8 +6,7 @@ which a file alone must not make run.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from storage import arrays
 from storage.errors import IncompleteError
@@ -15,7 +14,6 @@ from storage.files import Folder
 from storage.identity import Identity, digest_of
 from tasks.concepts import ConceptEmbeddingsRef
 from tasks.dissection.layouts import Axes, Layout
-from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels_of
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
 from tasks.spec import LabelSpec
@@ -49,28 +47,6 @@ def label_spec(run: StudiedRun) -> LabelSpec:
     """How a run labelled; here in this process, with no similarities kept."""
     own = run.spec.model_dump(include=set(LabelSpec.model_fields))
     return LabelSpec(**own | {"workers": 0, "dask_address": None})
-
-
-def changed(plan: LabelPlan, **changes: Any) -> LabelPlan:
-    """The same inputs labelled by other parameters. Raises `ValidationError` for those that do not go together."""
-    spec = LabelSpec(**plan.spec.model_dump() | changes)
-    return plan_labels_of(plan.probe, spec, plan.embeddings, plan.activations, plan.concepts)
-
-
-def steps(plan: LabelPlan) -> Iterator[str]:
-    """Labels what is missing, layer by layer; gives the name of each layer before it is labelled.
-
-    A layer that is labelled already stays as it is, and one that was begun goes on.
-    """
-    for layer in plan.missing:
-        yield layer
-        if layer in plan.unfound:
-            find_top_images.fn(plan, layer)
-        for part in plan.unsummed(layer):
-            sum_softmax.fn(plan, layer, part)
-        for block in plan.unscored(layer):
-            score_block.fn(plan, layer, block)
-        join_labels.fn(plan, layer)
 
 
 def _identity(run: StudiedRun, what: str) -> Identity:

@@ -24,10 +24,11 @@ from tasks.dissection.metrics import accuracy, distinct, mean, normal, right_ran
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.labelling import WITH_PRIOR, LabelPlan
 from tasks.parameters import HYPERPARAMETERS
+from tasks.relabel import changed, steps
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.relabel import changed, plan_of, steps
+from tasks.studies.relabel import plan_of
 from tasks.studies.studied import StudiedRun, StudyError
 
 ALL = "all"

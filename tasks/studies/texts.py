@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from storage.completion import Rows
-from storage.layout import Store
 from tasks.dissection.panels import score
 from tasks.dissection.scorers import PmiScorer, Scored, Scorer, log_normaliser
-from tasks.label import find_top_images, sum_softmax
-from tasks.labelling import WITH_PRIOR, Block, LabelPlan
-from tasks.scoring import concepts_of, forget, panel_memory, scorer_of
+from tasks.labelling import WITH_PRIOR, LabelPlan
+from tasks.relabel import aside, prepare, scorer
+from tasks.scoring import concepts_of, panel_memory
 
 #: Null neurons of a neuron that is scored without the others of its layer: that neuron with shuffled images.
 NULL_OF_ONE = 100
@@ -62,43 +60,22 @@ class TextScorer:
 
     @cached_property
     def _of_layer(self) -> Scorer:
-        return self._scorer(Rows(0, self.plan.activations.num_neurons[self.layer]))
+        return scorer(self.plan, self.layer, Rows(0, self.plan.activations.num_neurons[self.layer]))
 
     def _alone(self, neuron: int) -> Scorer:
-        return self._scorer(Rows(neuron, neuron + 1))
-
-    def _scorer(self, neurons: Rows) -> Scorer:
-        return scorer_of(self.plan, self.layer, Block(neurons, Rows(0, self.plan.num_concepts)))
+        return scorer(self.plan, self.layer, Rows(neuron, neuron + 1))
 
     def _panels(self, scorer: Scorer, texts: Tensor) -> Iterator[Scored]:
         return (scored for _, scored in score(scorer, texts, panel_memory(self.plan, self.layer)))
 
 
-@dataclass(frozen=True)
-class _Aside(LabelPlan):
-    """A plan whose steps leave what they find in another store than that of its inputs."""
-
-    aside: Store
-
-    @property
-    def store(self) -> Store:
-        return self.aside
-
-
 @contextmanager
 def text_scorer(plan: LabelPlan, layer: str) -> Iterator[TextScorer]:
     """A scorer of texts, inside the `with`; what it finds of the layer lies in a temporary folder meanwhile."""
-    with TemporaryDirectory(prefix="clip-dissect-") as folder:
-        given = {field.name: getattr(plan, field.name) for field in fields(plan)}
-        if plan.spec.similarity not in WITH_PRIOR:
-            # Scored alone, a neuron has its share of the layer's null neurons, which may be none.
-            most = min(plan.spec.null_samples, NULL_OF_ONE) * plan.activations.num_neurons[layer]
-            given["spec"] = plan.spec.model_copy(update={"null_samples": most})
-        of = _Aside(**given, aside=Store.at(folder))
-        find_top_images.fn(of, layer)
-        for part in of.softmax_parts(layer):
-            sum_softmax.fn(of, layer, part)
-        try:
-            yield TextScorer(of, layer)
-        finally:
-            forget()
+    samples = plan.spec.null_samples
+    if plan.spec.similarity not in WITH_PRIOR:
+        # Scored alone, a neuron has its share of the layer's null neurons, which may be none.
+        samples = min(samples, NULL_OF_ONE) * plan.activations.num_neurons[layer]
+    with aside(plan, null_samples=samples) as of:
+        prepare(of, layer)
+        yield TextScorer(of, layer)

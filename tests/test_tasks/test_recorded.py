@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,35 @@ def test_only_the_wanted_embeddings_come_and_groups_without_are_not_read(
     assert torch.equal(torch.cat(found), E[wanted])
     with pytest.raises(ArrayError, match="embeddings"):
         list(recorded.embeddings(ref, 77))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 20])
+def test_some_images_are_read_as_a_recording_of_them_alone(
+    tmp_path: Path, embedded: tuple[EmbeddingsRef, Tensor], step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.recorded.NEURONS_READ", 4)
+    A, rows = drawn(77), torch.arange(step - 1, 77, step)
+    num, alone = len(rows), record(tmp_path / "alone", A[rows])
+    of = replace(record(tmp_path / "all", A), rows=rows)
+    for k in (5, 12):
+        found, statistics = recorded.top_and_statistics(of, num, LAYER, k)
+        assert same(found, recorded.top_images(alone, num, LAYER, k))
+        assert same(found, recorded.top_images(of, num, LAYER, k))
+        for all_of in (statistics, recorded.statistics(of, num, LAYER)):
+            for name in summaries.FIELDS:
+                assert torch.equal(getattr(all_of, name), getattr(Statistics.of(A[rows]), name))
+    blocks = zip(recorded.activations(of, num, LAYER), recorded.activations(alone, num, LAYER), strict=True)
+    assert all(one == other and torch.equal(block, expected) for (one, block), (other, expected) in blocks)
+    ref, E = embedded
+    some = replace(ref, rows=rows)
+    assert [len(block) for block in recorded.embeddings(some, num)] == [len(group) for group in groups(num)]
+    assert torch.equal(torch.cat(list(recorded.embeddings(some, num))), E[rows])
+    wanted = torch.arange(0, num, 3)
+    parts = list(recorded.embeddings(some, num, wanted))
+    assert torch.equal(torch.cat(parts), E[rows[wanted]])
+    assert [len(part) for part in parts] == [
+        size for group in groups(num) if (size := sum(group.start <= row < group.stop for row in wanted.tolist()))
+    ]
 
 
 @pytest.mark.parametrize("damage", ["lost", "flipped"])

@@ -14,12 +14,11 @@ import torch
 from tasks.labelling import LabelPlan
 from tasks.publish import plan_publication, publish
 from tasks.published import TOP_IMAGES, read_table
+from tasks.relabel import aside, of_images, steps
 from tasks.studies.absent_concepts import AbsentQuestion, absent_concepts
 from tasks.studies.absent_groups import classes_of, folds
 from tasks.studies.outcome import write
-from tasks.studies.relabel import steps
 from tasks.studies.studied import StudiedRun, StudyError
-from tasks.studies.subset import subset
 from tests.test_tasks.conftest import Bench, Write, labelled
 from tests.test_tasks.test_study_cutoff import files_of
 from tests.test_tasks.test_study_similarities import silent
@@ -32,7 +31,7 @@ def published(bench: Bench, out: Path, **changes: Any) -> StudiedRun:
 
 
 def without(plan: LabelPlan, rows: torch.Tensor) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    with subset(plan, rows) as part:
+    with aside(of_images(plan, rows)) as part:
         layers = list(steps(part))
         assert layers == ["conv", "head"]
         return {layer: (part.labels(layer), part.top_images(layer)) for layer in layers}

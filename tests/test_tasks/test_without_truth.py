@@ -19,11 +19,11 @@ from storage import arrays
 from storage.completion import Rows
 from storage.errors import EmbeddingsError, IdentityError, IncompleteError, TableError
 from storage.files import Folder
+from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.dissection.errors import ConceptError, UnknownNameError
 from tasks.dissection.faithfulness import auc, mad
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.evaluation import shown
-from tasks.evaluation.chosen import Chosen
 from tasks.evaluation.concept_images import record_spec, shown_by
 from tasks.evaluation.contrast import contrasts
 from tasks.evaluation.halves import labelled as half_labels
@@ -33,11 +33,12 @@ from tasks.evaluation.shown_concepts import concept_key, of_probe
 from tasks.evaluation.simulation import simulation_correlations
 from tasks.evaluation.without_truth import Question, WithoutTruth, evaluate, opened
 from tasks.finished import FinishedRun
-from tasks.labelling import LabelPlan, hyperparameters
+from tasks.labelling import LabelPlan, hyperparameters, plan_labels_of
 from tasks.models.errors import ModelError
 from tasks.observation import EMBEDDINGS
 from tasks.published import read_run
 from tasks.sample.shapes import SHAPES
+from tasks.spec import DissectSpec
 from tasks.studies.studied import StudyError
 from tests.conftest import draw_images, write_embeddings
 from tests.test_tasks.conftest import Bench, TinyClip, Write, observed, recording, shard
@@ -89,9 +90,9 @@ def stored(plan: LabelPlan, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_halves_are_drawn_at_random_and_have_every_image_once() -> None:
     one, other = split(41, seed=3)
     assert (len(one), len(other)) == (20, 21)
-    assert torch.cat([one.rows, other.rows]).sort().values.tolist() == list(range(41))
-    assert one.rows.tolist() == sorted(one.rows.tolist()) != split(41, seed=4)[0].rows.tolist()
-    assert one.rows.tolist() == split(41, seed=3)[0].rows.tolist()
+    assert torch.cat([one, other]).sort().values.tolist() == list(range(41))
+    assert one.tolist() == sorted(one.tolist()) != split(41, seed=4)[0].tolist()
+    assert one.tolist() == split(41, seed=3)[0].tolist()
     with pytest.raises(TableError, match=r"The run has 19 images.* need 20 at least"):
         split(19, seed=0)
 
@@ -109,26 +110,45 @@ def test_halves_are_drawn_at_random_and_have_every_image_once() -> None:
     ids=lambda changes: changes["similarity"],
 )
 def test_a_half_is_labelled_as_if_there_were_no_other_images(
-    published: Bench, changes: dict[str, Any], groups: str, request: pytest.FixtureRequest
+    published: Bench, changes: dict[str, Any], groups: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     run = finished(published)
-    plan = replace(run.plan, spec=published.spec(**changes, memory=1e-9))
-    if groups == "two":
-        plan = in_two_groups(plan, published, request)
     # More concepts than a panel has.
     others = torch.randn(150, 3, generator=torch.Generator().manual_seed(0))
     concepts = torch.cat([torch.nn.functional.normalize(others), torch.from_numpy(run.embed(NAMES))])
+    plan = with_concepts(run.plan, published.spec(**changes, memory=1e-9), concepts, tmp_path)
+    if groups == "two":
+        plan = in_two_groups(plan, published, request)
     half, _ = split(plan.probe.num_images, seed=1)
-    found = half_labels(plan, "head", half, concepts, seed=0)
+    found = half_labels(plan, "head", half, seed=0)
     E, A = stored(plan, "head")
     parameters = hyperparameters(plan.spec, len(half))
     method = SIMILARITIES[plan.spec.similarity]
-    scores = method(E[half.rows] @ concepts.T, A[half.rows], variant=plan.spec.variant, **parameters).similarity
+    scores = method(E[half] @ concepts.T, A[half], variant=plan.spec.variant, **parameters).similarity
     torch.testing.assert_close(found.own.similarities, scores, rtol=1e-4, atol=1e-4)
     best = scores.gather(1, torch.from_numpy(found.own.concept_rows))
     torch.testing.assert_close(best, scores.topk(5).values, rtol=1e-4, atol=1e-4)
     assert found.is_live.tolist() == [True] * 4
-    assert not torch.allclose(found.by_chance.similarities, scores, rtol=1e-2)
+    # By chance each place of a half has another image, or of the cosines each image another's activations.
+    P, of, order = (
+        E[half] @ concepts.T,
+        A[half],
+        torch.randperm(len(half), generator=torch.Generator().manual_seed(0)),
+    )
+    shuffled = (P, of[order]) if plan.spec.similarity.startswith("cos") else (P[order], of)
+    chance = method(*shuffled, variant=plan.spec.variant, **parameters).similarity
+    torch.testing.assert_close(found.by_chance.similarities, chance, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(chance, scores, rtol=1e-2)
+
+
+def with_concepts(plan: LabelPlan, spec: DissectSpec, concepts: torch.Tensor, folder: Path) -> LabelPlan:
+    """The same images by another list, and by the other parameters of `spec`."""
+    (folder / "many.txt").write_text("".join(f"concept {number}\n" for number in range(len(concepts))))
+    np.save(folder / "many.npy", concepts.numpy())
+    changes = {"concepts": str(folder / "many.txt"), "concept_embeddings": str(folder / "many.npy")}
+    spec = spec.model_copy(update=changes | {"store": str(folder / "concepts")})
+    embed_concepts.fn(concept_embeddings_of(spec), spec, 0)
+    return plan_labels_of(plan.probe, spec, plan.embeddings, plan.activations, concept_embeddings_of(spec))
 
 
 def in_two_groups(plan: LabelPlan, bench: Bench, request: pytest.FixtureRequest) -> LabelPlan:
@@ -145,12 +165,12 @@ def test_neurons_that_are_dead_in_a_half_are_no_part_of_its_prior(published: Ben
     run = finished(published)
     half, _ = split(run.plan.probe.num_images, seed=1)
     concepts = torch.from_numpy(run.embed(NAMES))
-    found = half_labels(run.plan, "conv", half, concepts, seed=0)
+    found = half_labels(run.plan, "conv", half, seed=0)
     assert found.is_live.tolist() == [True, True, True, False]
     E, A = stored(run.plan, "conv")
     live = torch.tensor([True, True, True, False])
     parameters = hyperparameters(run.plan.spec, len(half))
-    scores = SIMILARITIES["soft_wpmi"](E[half.rows] @ concepts.T, A[half.rows], live=live, **parameters).similarity
+    scores = SIMILARITIES["soft_wpmi"](E[half] @ concepts.T, A[half], live=live, **parameters).similarity
     torch.testing.assert_close(found.own.similarities[:3], scores[:3], rtol=1e-4, atol=1e-4)
 
 
@@ -169,8 +189,8 @@ def test_a_simulation_correlates_what_clip_says_of_an_image_with_the_activation(
     monkeypatch.setattr("tasks.evaluation.simulation.NEURONS_AT_A_TIME", 3)
     found, partly = simulation_correlations(run.plan, "head", half, [labels, without])
     E, A = stored(run.plan, "head")
-    predicted = E[half.rows] @ labels.T
-    expected = [np.corrcoef(predicted[:, n], A[half.rows, n])[0, 1] for n in range(4)]
+    predicted = E[half] @ labels.T
+    expected = [np.corrcoef(predicted[:, n], A[half, n])[0, 1] for n in range(4)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.isnan(partly).tolist() == [False, True, False, False]
     # The dead neuron of `conv` correlates with nothing.
@@ -185,7 +205,7 @@ def test_a_contrast_is_of_images_that_show_the_label_and_those_that_do_not(
     published: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(published)
-    plan, everything = run.plan, Chosen.all(run.plan.probe.num_images)
+    plan, everything = run.plan, torch.arange(run.plan.probe.num_images)
     monkeypatch.setattr("tasks.evaluation.contrast.NEURONS_AT_A_TIME", 3)
     labels = ["red", "Blue", None, "mauve"]
     [found] = contrasts(plan, "head", everything, [labels], of_probe(plan, None), seed=0)
@@ -204,14 +224,14 @@ def test_a_contrast_of_some_images_looks_at_no_others(published: Bench, monkeypa
     shown_concepts = of_probe(plan, None)
     colours = plan.probe.index()["label"].to_numpy()
     some = np.sort(np.concatenate([np.flatnonzero(colours == "red")[:6], np.flatnonzero(colours == "grey")[:4]]))
-    [found] = contrasts(plan, "head", Chosen(torch.from_numpy(some)), [["red", "grey"] * 2], shown_concepts, seed=0)
+    [found] = contrasts(plan, "head", torch.from_numpy(some), [["red", "grey"] * 2], shown_concepts, seed=0)
     _, A = stored(plan, "head")
     of = A[some, 0].double().numpy()
     assert found.mad[0] == pytest.approx(mad(of[colours[some] == "red"], of[colours[some] == "grey"]))
     assert np.isnan(found.auc[[1, 3]]).all()  # four images are too few
     monkeypatch.setattr("tasks.evaluation.contrast.MOST_SHOWN", 5)
     monkeypatch.setattr("tasks.evaluation.contrast.MOST_CONTROLS", 8)
-    [fewer] = contrasts(plan, "head", Chosen(torch.from_numpy(some)), [["red", "grey"] * 2], shown_concepts, seed=0)
+    [fewer] = contrasts(plan, "head", torch.from_numpy(some), [["red", "grey"] * 2], shown_concepts, seed=0)
     assert fewer.mad[0] != found.mad[0] and math.isfinite(fewer.mad[0])
 
 
@@ -249,7 +269,7 @@ def test_images_of_concepts_are_recorded_with_the_run_s_network(published: Bench
     probe = shard(spec)
     plan = observed(probe, None, spec)
     fresh = shown_by(run, probe, recording(plan))
-    [found] = contrasts(run.plan, "head", Chosen.all(48), [["red", "green", "blue", "grey"]], fresh, seed=0)
+    [found] = contrasts(run.plan, "head", torch.arange(48), [["red", "green", "blue", "grey"]], fresh, seed=0)
     fresh_A = arrays.read_rows(recording(plan).group(), "head", Rows(0, 24))
     of_red = fresh_A[probe.index()["label"].to_numpy() == "Red_", 0].astype(np.float64)
     _, A = stored(run.plan, "head")
@@ -287,7 +307,7 @@ def test_what_is_held_out_is_the_half_that_labels_are_not_from(published: Bench)
     found, run = figures(judged(published)), finished(published)
     _, second = split(run.plan.probe.num_images, seed=0)
     labels = torch.from_numpy(run.embed(NAMES))  # what both halves say
-    for name, images in (("held_out", second), ("in_sample", Chosen.all(run.plan.probe.num_images))):
+    for name, images in (("held_out", second), ("in_sample", torch.arange(run.plan.probe.num_images))):
         [expected] = simulation_correlations(run.plan, "head", images, [labels])
         assert found[f"{name}_correlation"].value == pytest.approx(expected.mean())
 
