@@ -7,14 +7,10 @@ those recorded of the linear layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from storage.completion import Rows
-from storage.errors import DamagedError, IncompleteError
-from storage.files import split
-from storage.layout import Store
 from tasks.dissection.linear import ROUNDING, LinearMap, linear_map, reads
 from tasks.models.errors import ModelError
 from tasks.models.targets import Target
@@ -48,27 +44,6 @@ def linear_inputs(target: Target, of: ActivationsRef, num_images: int, layer: st
     if found is None:
         return None
     return LinearInputs(found.weight, found.bias, _input_layer(found, of, num_images, layer))
-
-
-def recording_of(run: dict[str, Any]) -> ActivationsRef:
-    """The activations that a published run was made of, by its `run.json`: to be read without its network.
-
-    Its `num_neurons` names the layers; their layouts are not told. Raises `IncompleteError` where they are not in the
-    store any more, `DamagedError` where `run.json` does not say what they are.
-    """
-    root = split(split(run["probe"])[0].url)[0]  # of STORE/probes/DIGEST
-    try:
-        digest, identity = run["digests"]["activations"], dict(run["identity"]["activations"])
-        num_neurons = {layer: facts["neurons"] for layer, facts in run["layers"].items()}
-        summary, kept = identity["summary"], identity["kept"]
-    except (LookupError, TypeError, ValueError) as error:
-        raise DamagedError(f"The run does not say which activations it is made of ({error!r}). Run again.") from error
-    store = Store.existing(root.url)
-    if not store.root.exists(f"activations/{digest}.summaries.zarr"):  # or opening would make it
-        raise IncompleteError(
-            f"The activations that the run was made of are not in {store.root.url} any more. Run again with its spec."
-        )
-    return ActivationsRef(store, digest, identity, summary, kept, {}, num_neurons)
 
 
 def _input_layer(of: LinearMap, recording: ActivationsRef, num_images: int, layer: str) -> str | None:

@@ -12,8 +12,8 @@ from flows.engine.evaluate_commands import sentence_model
 from flows.engine.failure import told_in_words
 
 if TYPE_CHECKING:
+    from tasks.finished import FinishedRun
     from tasks.studies.outcome import Outcome
-    from tasks.studies.studied import StudiedRun
 
 resamples = click.option(
     "--bootstrap",
@@ -46,7 +46,7 @@ def study_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     return add
 
 
-def finish(run: StudiedRun, name: str, found: Outcome, out: str | None) -> None:
+def finish(run: FinishedRun, name: str, found: Outcome, out: str | None) -> None:
     """Prints what a study found and writes it."""
     from tasks.studies.outcome import write
 
@@ -72,11 +72,11 @@ def cutoff(context: click.Context, run: str, out: str | None, ratings: Sequence[
     τ depends on probe set and concepts: what neurons with shuffled images reach says what it is worth here.
     """
     with told_in_words(context):
+        from tasks.finished import FinishedRun
         from tasks.studies.cutoff import CutoffQuestion
         from tasks.studies.cutoff import cutoff as studied
-        from tasks.studies.studied import StudiedRun
 
-        of = StudiedRun.at(run)
+        of = FinishedRun.at(run)
         finish(of, "cutoff", studied(of, CutoffQuestion(ratings=ratings, **options)), out)
 
 
@@ -96,11 +96,11 @@ def similarities(
     Labels are made of the stored embeddings and activations, and kept in the store.
     """
     with told_in_words(context):
+        from tasks.finished import FinishedRun
         from tasks.studies.similarities import SimilaritiesQuestion
         from tasks.studies.similarities import similarities as studied
-        from tasks.studies.studied import StudiedRun
 
-        of, asked = StudiedRun.at(run), SimilaritiesQuestion(_names(similarities), _names(layers), **options)
+        of, asked = FinishedRun.at(run), SimilaritiesQuestion(_names(similarities), _names(layers), **options)
         finish(of, "similarities", studied(of, asked, say), out)
 
 
@@ -131,11 +131,11 @@ def absent_concepts(context: click.Context, run: str, out: str | None, **options
     The layer is labelled by the stored embeddings and activations of the other images, beside all of them.
     """
     with told_in_words(context):
+        from tasks.finished import FinishedRun
         from tasks.studies.absent_concepts import AbsentQuestion
         from tasks.studies.absent_concepts import absent_concepts as studied
-        from tasks.studies.studied import StudiedRun
 
-        of = StudiedRun.at(run)
+        of = FinishedRun.at(run)
         finish(of, "absent-concepts", studied(of, AbsentQuestion(**options), say), out)
 
 
@@ -164,11 +164,11 @@ def compositions(context: click.Context, run: str, out: str | None, neurons: str
     Takes the CLIP model of the run, as many texts a neuron as there are ordered pairs: 9,900 of 100 words.
     """
     with told_in_words(context):
+        from tasks.finished import FinishedRun
         from tasks.studies.compositions import CompositionsQuestion
         from tasks.studies.compositions import compositions as studied
-        from tasks.studies.studied import StudiedRun
 
-        of = StudiedRun.at(run)
+        of = FinishedRun.at(run)
         asked = CompositionsQuestion([_number(name) for name in _names(neurons)], **options)
         finish(of, "compositions", studied(of, asked, say), out)
 
@@ -182,11 +182,11 @@ def compositions(context: click.Context, run: str, out: str | None, neurons: str
 def ranges(context: click.Context, run: str, out: str | None, layers: str, neurons: str, count: int) -> None:
     """A.7: images drawn at random from neurons' most active 0.1 %, 1 % and 5 %: how far down a label holds."""
     with told_in_words(context):
+        from tasks.finished import FinishedRun
         from tasks.studies.ranges import RangesQuestion
         from tasks.studies.ranges import ranges as studied
-        from tasks.studies.studied import StudiedRun
 
-        of = StudiedRun.at(run)
+        of = FinishedRun.at(run)
         asked = RangesQuestion(_names(layers), [_number(name) for name in _names(neurons)], count)
         finish(of, "ranges", studied(of, asked), out)
 
@@ -230,7 +230,7 @@ def weights(context: click.Context, run: str, out: str | None, **options: Any) -
         from tasks.studies.weights import weights as studied
 
         of = FinishedRun.at(run)
-        finish(of.of, "weights", studied(of, WeightsQuestion(**options)), out)
+        finish(of, "weights", studied(of, WeightsQuestion(**options)), out)
 
 
 @study_command("predictions")
@@ -257,4 +257,4 @@ def predictions(context: click.Context, run: str, out: str | None, **options: An
         from tasks.studies.predictions import predictions as studied
 
         of = FinishedRun.at(run)
-        finish(of.of, "predictions", studied(of, PredictionsQuestion(**options)), out)
+        finish(of, "predictions", studied(of, PredictionsQuestion(**options)), out)

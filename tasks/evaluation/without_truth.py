@@ -127,7 +127,7 @@ def evaluate(question: Question, run: FinishedRun, fresh: ShownConcepts | None =
 
 def layers_of(question: Question, run: FinishedRun) -> list[str]:
     """Layers of the run that are asked of. Raises `UnknownNameError`."""
-    return run.of.layers if question.layer is None else [run.of.layer(question.layer)]
+    return run.layers if question.layer is None else [run.layer(question.layer)]
 
 
 def _tables(question: Question, run: FinishedRun) -> list[LabelTable]:

@@ -19,15 +19,14 @@ from rich.table import Table
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, mean, right_ranks
 from tasks.evaluation.shown_concepts import concept_key as key
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan
 from tasks.relabel import aside, of_images, steps
 from tasks.show import table_of
 from tasks.studies.absent_figure import draw, examples
 from tasks.studies.absent_groups import Group, Truth, classes_of, folds, of_lists
 from tasks.studies.outcome import Outcome
-from tasks.studies.relabel import plan_of
 from tasks.studies.strips import strips
-from tasks.studies.studied import StudiedRun, StudyError
 
 ABSENT, PRESENT = "absent", "present"
 ALL = "all"
@@ -52,7 +51,7 @@ class AbsentQuestion:
     seed: int = 0
 
 
-def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str], None]) -> Outcome:
+def absent_concepts(run: FinishedRun, asked: AbsentQuestion, told: Callable[[str], None]) -> Outcome:
     """Labels of a layer's neurons without the images of their own concepts, beside those with all images.
 
     The layer is labelled anew of the stored embeddings and activations of the other images. Raises `StudyError`,
@@ -62,7 +61,7 @@ def absent_concepts(run: StudiedRun, asked: AbsentQuestion, told: Callable[[str]
     truth = run.truth(layer, asked.truth)
     if not truth:
         raise StudyError(f"The true concepts of {layer} are not known. Give them with --truth, as to `evaluate`.")
-    plan = plan_of(run, [layer])
+    plan = run.plan_of([layer])
     if plan.activations.kept == "top":
         raise StudyError(
             "The run kept top images alone (--activations top), and what else activates a neuron is not known. Run "

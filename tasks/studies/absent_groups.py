@@ -15,9 +15,9 @@ from storage.tables import read_parquet
 from tasks.concepts import named_list
 from tasks.evaluation.shown_concepts import concept_key as key
 from tasks.evaluation.truth import names_of
+from tasks.finished import StudyError
 from tasks.probe_index import INDEX
 from tasks.shard import ProbeRef
-from tasks.studies.studied import StudyError
 
 #: Names of the true concept of neurons, by neuron.
 Truth = Mapping[int, Sequence[str]]

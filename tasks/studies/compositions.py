@@ -25,14 +25,13 @@ from tasks.concepts import concept_embeddings_of, concept_list, embed_by_clip
 from tasks.dissection.concepts import prompt
 from tasks.dissection.metrics import mean, normal
 from tasks.dissection.null import null_quantile
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan
 from tasks.scoring import concepts_of
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.relabel import plan_of
 from tasks.studies.strips import Strip, strips, with_strips
-from tasks.studies.studied import StudiedRun, StudyError
 from tasks.studies.texts import TextScorer, text_scorer
 
 #: Best pairs of a neuron that are written.
@@ -56,7 +55,7 @@ class CompositionsQuestion:
     seed: int = 0
 
 
-def compositions(run: StudiedRun, asked: CompositionsQuestion, told: Callable[[str], None]) -> Outcome:
+def compositions(run: FinishedRun, asked: CompositionsQuestion, told: Callable[[str], None]) -> Outcome:
     """The best pair of words of some neurons, and what it gains over the best single word.
 
     Raises `StudyError` where there is no text encoder, neuron or pair; `UnknownNameError`, `IncompleteError`.
@@ -64,7 +63,7 @@ def compositions(run: StudiedRun, asked: CompositionsQuestion, told: Callable[[s
     layer = run.layer(asked.layer)
     first = run.first_labels[run.first_labels["layer"] == layer].set_index("neuron")
     neurons = _neurons(first, layer, asked)
-    plan = plan_of(run, [layer])
+    plan = run.plan_of([layer])
     _refuse_without_encoder(run, plan)
     found, pairs = [], []
     with text_scorer(plan, layer) as scorer:
@@ -155,7 +154,7 @@ def _neurons(first: pd.DataFrame, layer: str, asked: CompositionsQuestion) -> li
     return list(dict.fromkeys(asked.neurons)) or live[np.sort(drawn)].tolist()
 
 
-def _refuse_without_encoder(run: StudiedRun, plan: LabelPlan) -> None:
+def _refuse_without_encoder(run: FinishedRun, plan: LabelPlan) -> None:
     spec = plan.spec
     if spec.concept_embeddings or not spec.clip:
         raise StudyError(

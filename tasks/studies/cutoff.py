@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from tasks.dissection.metrics import Flags, mean
+from tasks.finished import FinishedRun, StudyError
 from tasks.parameters import Tau
 from tasks.publish import interpretable
 from tasks.ratings import read_ratings
@@ -27,7 +28,6 @@ from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
 from tasks.studies.rated_cutoff import RatedCutoff, rated_cutoff
-from tasks.studies.studied import StudiedRun, StudyError
 
 #: Null quantile beside the τ that is asked for: beaten by chance one time in twenty.
 QUANTILE = 0.95
@@ -53,7 +53,7 @@ class CutoffQuestion:
     seed: int = 0
 
 
-def cutoff(run: StudiedRun, asked: CutoffQuestion) -> Outcome:
+def cutoff(run: FinishedRun, asked: CutoffQuestion) -> Outcome:
     """The share of interpretable labels by layer, for the τ asked for and as τ varies.
 
     Raises `StudyError` where the τ is a null quantile and the run has no null, or all neurons are dead;
@@ -96,11 +96,11 @@ def curve(labels: pd.DataFrame, layer: str, taus: Floats) -> pd.DataFrame:
     )
 
 
-def _by_layer(run: StudiedRun) -> list[tuple[str, pd.DataFrame]]:
+def _by_layer(run: FinishedRun) -> list[tuple[str, pd.DataFrame]]:
     return [(layer, run.labels[run.labels["layer"] == layer]) for layer in run.layers]
 
 
-def _row(run: StudiedRun, layer: str, cut: Tau, asked: CutoffQuestion) -> dict[str, Any]:
+def _row(run: FinishedRun, layer: str, cut: Tau, asked: CutoffQuestion) -> dict[str, Any]:
     """What the table says of a layer, or of all. A null is of one layer: of all there is no τ and no share of it."""
     labels = run.labels if layer == ALL else run.labels[run.labels["layer"] == layer]
     first = labels[labels["rank"] == 1]

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from storage.files import Folder
 from storage.tables import write_csv, write_parquet
+from tasks.finished import FinishedRun
 from tasks.studies import style
-from tasks.studies.studied import StudiedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ class Outcome:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(run: StudiedRun, name: str, found: Outcome, out: str | None = None) -> list[str]:
+def write(run: FinishedRun, name: str, found: Outcome, out: str | None = None) -> list[str]:
     """Writes what a study found to `out`, by default RUN/studies/NAME; returns the URLs of figure and CSVs."""
     folder = Folder.at(out) if out else run.out / STUDIES / name
     with style.house():

@@ -23,11 +23,10 @@ from storage.errors import IncompleteError
 from tasks import recorded
 from tasks.dissection.metrics import mean
 from tasks.evaluation.shown_concepts import concept_key, of_probe
-from tasks.finished import FinishedRun
+from tasks.finished import FinishedRun, StudyError
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.studied import StudyError
 from tasks.studies.wiring import Wiring, spaces, text_similarities, wiring_of
 
 #: How the cosines of two spaces are weighed, CLIP first: the paper's text averages, its published code has 3 : 1.
@@ -70,10 +69,10 @@ def predictions(run: FinishedRun, asked: PredictionsQuestion) -> Outcome:
     plan = run.plan
     if plan.activations.kept == "top":
         raise IncompleteError(
-            f"{run.of.out.url} kept the top images alone (--activations top), and the study looks at all images. Run "
+            f"{run.out.url} kept the top images alone (--activations top), and the study looks at all images. Run "
             "again with --activations float16."
         )
-    wiring = wiring_of(run, run.of.layer(asked.layer), asked.target, asked.truth, "predictions")
+    wiring = wiring_of(run, run.layer(asked.layer), asked.target, asked.truth, "predictions")
     if not any(wiring.outputs):
         raise StudyError(f"The classes of {wiring.layer} have no names: give those with --truth.")
     images = contributing(run, wiring)

@@ -20,12 +20,12 @@ from PIL import Image
 from rich.table import Table
 
 from tasks.dissection.ranges import NUM_DRAWN, RANGES
+from tasks.finished import FinishedRun, StudyError
 from tasks.page import thumbnails
 from tasks.published import IMAGE_RANGES, NEURONS, has_details, read_table
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.studied import StudiedRun, StudyError
 
 #: Pixels of an image, and white ones between two.
 SIDE, GAP = 96, 6
@@ -49,7 +49,7 @@ class RangesQuestion:
     count: int = 4
 
 
-def ranges(run: StudiedRun, asked: RangesQuestion) -> Outcome:
+def ranges(run: FinishedRun, asked: RangesQuestion) -> Outcome:
     """Images of three ranges of some neurons, as the run has drawn them.
 
     Raises `StudyError` for a run without details, `UnknownNameError` for a layer that it has not.
@@ -68,7 +68,7 @@ def ranges(run: StudiedRun, asked: RangesQuestion) -> Outcome:
     return Outcome([_table(chosen, share)], {"ranges": share}, partial(_draw, chosen, share, images), question)
 
 
-def _chosen(run: StudiedRun, layer: str, asked: RangesQuestion) -> pd.DataFrame:
+def _chosen(run: FinishedRun, layer: str, asked: RangesQuestion) -> pd.DataFrame:
     """The neurons of a layer that are shown: `layer, neuron, concept, similarity`."""
     first = run.first_labels
     first = first[first["layer"] == layer].set_index("neuron", drop=False).rename_axis(None)
@@ -83,7 +83,7 @@ def _chosen(run: StudiedRun, layer: str, asked: RangesQuestion) -> pd.DataFrame:
     return some[["layer", "neuron", "concept", "similarity"]].reset_index(drop=True)
 
 
-def _with_share_of_maximum(run: StudiedRun, drawn: pd.DataFrame) -> pd.DataFrame:
+def _with_share_of_maximum(run: FinishedRun, drawn: pd.DataFrame) -> pd.DataFrame:
     """Beside each activation, where it lies between the neuron's smallest (0) and its largest (1)."""
     of = drawn.merge(read_table(run.out, NEURONS)[["layer", "neuron", "minimum", "maximum"]], on=["layer", "neuron"])
     low, high = (of[name].to_numpy(dtype=np.float64) for name in ("minimum", "maximum"))

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from rich.table import Table
 
+from tasks.finished import StudyError
 from tasks.parameters import Tau
 from tasks.publish import interpretable
 from tasks.ratings import Ratings, rated
 from tasks.show import table_of
 from tasks.studies import style
-from tasks.studies.studied import StudyError
 
 #: Share of the scale that the mean rating above τ is to reach: .75 of yes 1, maybe .5, no 0.
 WANTED = 0.75

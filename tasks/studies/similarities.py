@@ -22,14 +22,13 @@ from storage.errors import EmbeddingsError
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.metrics import accuracy, distinct, mean, normal, right_ranks
 from tasks.dissection.similarity import SIMILARITIES
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import WITH_PRIOR, LabelPlan
 from tasks.parameters import HYPERPARAMETERS
 from tasks.relabel import changed, steps
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.relabel import plan_of
-from tasks.studies.studied import StudiedRun, StudyError
 
 ALL = "all"
 #: Labels above this null quantile are told as such.
@@ -52,7 +51,7 @@ class SimilaritiesQuestion:
     seed: int = 0
 
 
-def similarities(run: StudiedRun, asked: SimilaritiesQuestion, told: Callable[[str], None]) -> Outcome:
+def similarities(run: FinishedRun, asked: SimilaritiesQuestion, told: Callable[[str], None]) -> Outcome:
     """Labels by each similarity function, its hyperparameters being the run's for the run's own, else the paper's.
 
     Labels go into the run's store, so that what was labelled once is not again; `told` is called with what is being
@@ -60,7 +59,7 @@ def similarities(run: StudiedRun, asked: SimilaritiesQuestion, told: Callable[[s
     recorded is not enough for.
     """
     layers = [run.layer(name) for name in asked.layers] or run.layers
-    plan = plan_of(run, layers)
+    plan = run.plan_of(layers)
     names, left_out = _names(plan, asked)
     tables = {}
     for name in names:
@@ -91,7 +90,7 @@ def similarities(run: StudiedRun, asked: SimilaritiesQuestion, told: Callable[[s
     return Outcome(shown, data, partial(_draw, agreement, functions, names), question)
 
 
-def side_by_side(run: StudiedRun, layers: Sequence[str], tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def side_by_side(run: FinishedRun, layers: Sequence[str], tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """A row per layer and neuron: `layer, neuron, is_dead, truth`, and of each function its first label under its
     name, `NAME_similarity` and `NAME_null_quantile`. `truth` is null where it is not known.
     """
@@ -162,7 +161,7 @@ def _by(plan: LabelPlan, name: str) -> LabelPlan:
 
 
 def _function(
-    run: StudiedRun, table: pd.DataFrame, name: str, layer: str, asked: SimilaritiesQuestion
+    run: FinishedRun, table: pd.DataFrame, name: str, layer: str, asked: SimilaritiesQuestion
 ) -> dict[str, Any]:
     """What is to say of a function's labels of a layer, or of all: `top1` and `top5` where the truth is known."""
     live = table[~table["is_dead"] & ((table["layer"] == layer) | (layer == ALL))]

@@ -19,11 +19,10 @@ from matplotlib.ticker import StrMethodFormatter
 from rich.table import Table
 
 from tasks.dissection.bootstrap import Counts, Floats, Statistic
-from tasks.finished import FinishedRun
+from tasks.finished import FinishedRun, StudyError
 from tasks.show import table_of
 from tasks.studies import style
 from tasks.studies.outcome import Outcome
-from tasks.studies.studied import StudyError
 from tasks.studies.wiring import Wiring, first_labels, spaces, text_similarities, wiring_of
 
 #: Share of the weights that the paper looks at as the highest.
@@ -62,9 +61,9 @@ def weights(run: FinishedRun, asked: WeightsQuestion) -> Outcome:
 
     Raises `StudyError` where there are no such weights or names, and what `wiring_of` raises.
     """
-    wiring = wiring_of(run, run.of.layer(asked.layer), asked.target, asked.truth, "weights")
+    wiring = wiring_of(run, run.layer(asked.layer), asked.target, asked.truth, "weights")
     if not any(wiring.outputs):
-        labels = first_labels(run.of, wiring.layer)
+        labels = first_labels(run, wiring.layer)
         wiring = replace(wiring, outputs=tuple(() if label is None else (label,) for label in labels))
     similar = {
         name: text_similarities(wiring.outputs, wiring.inputs, encode)

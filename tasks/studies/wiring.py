@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.evaluation.texts import Encoder, sentence_encoder
-from tasks.finished import FinishedRun
+from tasks.finished import FinishedRun, StudyError
 from tasks.inputs import linear_inputs
 from tasks.models.targets import load_target
-from tasks.studies.studied import StudiedRun, StudyError
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,21 +44,21 @@ def wiring_of(run: FinishedRun, layer: str, typed: str | None, truth: str | None
         raise StudyError(f"Layer {layer} is not linear: it has no weights of one neuron to another. Give --layer.")
     if found.input_layer is None:
         raise StudyError(
-            f"None of the recorded layers ({', '.join(run.of.layers)}) gives what {layer} reads. Run with the layer "
+            f"None of the recorded layers ({', '.join(run.layers)}) gives what {layer} reads. Run with the layer "
             "before it too, and --summary mean where its mean is what is read."
         )
-    known = run.of.truth(layer, truth)
+    known = run.truth(layer, truth)
     return Wiring(
         layer,
         found.input_layer,
         found.weight.numpy(),
         found.bias.numpy(),
         tuple(known.get(neuron, ()) for neuron in range(len(found.weight))),
-        first_labels(run.of, found.input_layer),
+        first_labels(run, found.input_layer),
     )
 
 
-def first_labels(run: StudiedRun, layer: str) -> tuple[str | None, ...]:
+def first_labels(run: FinishedRun, layer: str) -> tuple[str | None, ...]:
     """The first label of each neuron of a layer; None of a dead one."""
     of = run.first_labels[run.first_labels["layer"] == layer].sort_values("neuron")
     return tuple(None if dead else label for label, dead in zip(of["concept"], of["is_dead"], strict=True))

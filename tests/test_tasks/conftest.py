@@ -22,6 +22,7 @@ from storage.completion import Rows
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.detailing import DetailsPlan, plan_details
 from tasks.details import join_details, measure
+from tasks.finished import FinishedRun
 from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels
 from tasks.models.clip import Clip, PlacedClip, load_clip
@@ -33,7 +34,6 @@ from tasks.publish import plan_publication, publish
 from tasks.sample.world import PER_BLOCK, draw, scene
 from tasks.shard import ProbeRef, finish_probe, make_shards, plan_shards
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
-from tasks.studies.studied import StudiedRun
 from tests.conftest import draw_images, single_threaded, write_embeddings
 
 if TYPE_CHECKING:
@@ -141,11 +141,11 @@ def labelled_bench(labelled_once: Path, tmp_path: Path) -> Bench:
 
 
 @pytest.fixture
-def studied(labelled_bench: Bench, tmp_path: Path) -> StudiedRun:
+def studied(labelled_bench: Bench, tmp_path: Path) -> FinishedRun:
     """A published run of the test's own, store and all: head's neurons are the colours, and their truth is known."""
     spec = labelled_bench.spec(out=str(tmp_path / "out"), truth=str(labelled_bench.concepts))
     publish.fn(plan_publication(labelled(spec), spec))
-    return StudiedRun.at(str(tmp_path / "out"))
+    return FinishedRun.at(str(tmp_path / "out"))
 
 
 @pytest.fixture(scope="package")

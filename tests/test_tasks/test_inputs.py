@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from storage.errors import DamagedError, IncompleteError
-from storage.files import Folder
-from storage.layout import Store
-from tasks.inputs import LinearInputs, linear_inputs, recording_of
+from storage.errors import IncompleteError
+from tasks.finished import FinishedRun, StudyError
+from tasks.inputs import LinearInputs, linear_inputs
 from tasks.models.errors import ModelError
 from tasks.models.targets import load_target
-from tasks.published import read_run
 from tests.test_tasks.conftest import Bench, observed, recording, shard
-from tests.test_tasks.stores import Filled
 
 
 def inputs(bench: Bench, layer: str, **changes: Any) -> LinearInputs | None:
@@ -68,25 +66,22 @@ def test_another_network_than_was_recorded_is_refused(bench: Bench) -> None:
         linear_inputs(load_target("tests.tiny_models:small", None), recording(plan), 48, "head")
 
 
-def test_a_published_run_leads_to_its_activations(filled: Filled) -> None:
-    run = read_run(Folder.at(str(filled.out)))
-    of = recording_of(run)
+def test_a_published_run_leads_to_its_activations(studied: FinishedRun) -> None:
+    of = studied.plan.activations
     assert of.num_neurons == {"conv": 4, "head": 4}
-    found = linear_inputs(load_target(run["spec"]["target"], None), of, run["counts"]["images"], "head")
+    found = linear_inputs(load_target(studied.spec.target, None), of, studied.probe.num_images, "head")
     assert found is not None and found.input_layer == "conv"
     assert torch.equal(found.weight[3], torch.tensor([0.5, 0.5, 0.5, 0]))
 
 
-def test_activations_that_were_removed_are_not_made_anew(filled: Filled) -> None:
-    run = read_run(Folder.at(str(filled.out)))
-    store, digest = Store.at(str(filled.store)), run["digests"]["activations"]
+def test_activations_that_were_removed_are_not_made_anew(studied: FinishedRun) -> None:
+    store, digest = studied.store, studied.facts["digests"]["activations"]
     (store.root / "activations" / f"{digest}.summaries.zarr").remove()
-    with pytest.raises(IncompleteError, match=r"not in .* any more"):
-        recording_of(run)
+    with pytest.raises(IncompleteError, match="activations of the run are not there any more"):
+        studied.plan_of(["head"])
     assert not Path(store.summaries(digest)).exists()
 
 
-def test_a_run_that_does_not_say_what_it_is_made_of_is_damaged(filled: Filled) -> None:
-    run = read_run(Folder.at(str(filled.out)))
-    with pytest.raises(DamagedError, match="does not say which activations"):
-        recording_of(run | {"identity": None})
+def test_a_run_that_does_not_say_what_it_is_made_of_is_refused(studied: FinishedRun) -> None:
+    with pytest.raises(StudyError, match="does not say what its embeddings are"):
+        replace(studied, facts=studied.facts | {"identity": None}).plan_of(["head"])

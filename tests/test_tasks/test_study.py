@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from flows.__main__ import cli
 from flows.engine.study_commands import study
 from storage.errors import IncompleteError
+from tasks.finished import FinishedRun
 from tasks.studies import style
 from tasks.studies.outcome import Outcome, write
-from tasks.studies.studied import StudiedRun
 from tests.conftest import REPO
 from tests.test_tasks.test_study_cutoff import files_of
 
@@ -40,7 +40,7 @@ def test_every_study_has_help_and_stands_in_the_readme(name: str) -> None:
     ids=lambda given: given[0],
 )
 def test_a_study_prints_what_it_found_and_writes_figure_and_data(
-    studied: StudiedRun, arguments: list[str], said: str
+    studied: FinishedRun, arguments: list[str], said: str
 ) -> None:
     name, *options = arguments
     done = CliRunner().invoke(cli, ["study", name, studied.out.url, *options])
@@ -54,7 +54,7 @@ def test_a_study_prints_what_it_found_and_writes_figure_and_data(
 
 def test_what_is_no_run_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(IncompleteError, match=r"not the --out folder"):
-        StudiedRun.at(str(tmp_path))
+        FinishedRun.at(str(tmp_path))
     done = CliRunner().invoke(cli, ["study", "cutoff", str(tmp_path)])
     assert done.exit_code == 1 and "not the --out folder" in done.output
 
@@ -67,7 +67,7 @@ def figure() -> Figure:
 
 
 def test_a_figure_does_not_depend_on_the_user_s_settings_and_takes_any_label(
-    studied: StudiedRun, tmp_path: Path
+    studied: FinishedRun, tmp_path: Path
 ) -> None:
     found = Outcome([], {"data": pd.DataFrame({"x": [np.nan, 1.0]})}, figure)
     write(studied, "x", found, str(tmp_path / "1"))

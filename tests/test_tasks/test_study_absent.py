@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan
 from tasks.publish import plan_publication, publish
 from tasks.published import TOP_IMAGES, read_table
@@ -18,16 +19,15 @@ from tasks.relabel import aside, of_images, steps
 from tasks.studies.absent_concepts import AbsentQuestion, absent_concepts
 from tasks.studies.absent_groups import classes_of, folds
 from tasks.studies.outcome import write
-from tasks.studies.studied import StudiedRun, StudyError
 from tests.test_tasks.conftest import Bench, Write, labelled
 from tests.test_tasks.test_study_cutoff import files_of
 from tests.test_tasks.test_study_similarities import silent
 
 
-def published(bench: Bench, out: Path, **changes: Any) -> StudiedRun:
+def published(bench: Bench, out: Path, **changes: Any) -> FinishedRun:
     spec = bench.spec(out=str(out), truth=str(bench.concepts), **changes)
     publish.fn(plan_publication(labelled(spec), spec))
-    return StudiedRun.at(str(out))
+    return FinishedRun.at(str(out))
 
 
 def without(plan: LabelPlan, rows: torch.Tensor) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
@@ -57,7 +57,7 @@ def test_a_subset_is_labelled_as_a_run_on_those_images_alone_is(
 
 
 def test_without_blue_images_the_study_says_what_a_run_without_them_does(
-    studied: StudiedRun, labelled_bench: Bench, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    studied: FinishedRun, labelled_bench: Bench, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[pd.DataFrame] = []
 
@@ -99,7 +99,7 @@ def test_of_a_concept_without_images_the_labels_are_those_of_the_run(
 
 
 def test_by_default_each_class_is_left_out_once_and_the_files_are_the_same(
-    studied: StudiedRun, tmp_path: Path
+    studied: FinishedRun, tmp_path: Path
 ) -> None:
     told: list[str] = []
     for again in ("1", "2"):
@@ -129,7 +129,7 @@ def test_images_of_a_flat_folder_have_no_class() -> None:
         folds(pd.Series([None, None], dtype=object), {0: ("red",)}, 2, seed=0)
 
 
-def test_what_cannot_be_left_out_is_refused(studied: StudiedRun, labelled_bench: Bench, write: Write) -> None:
+def test_what_cannot_be_left_out_is_refused(studied: FinishedRun, labelled_bench: Bench, write: Write) -> None:
     def refused(match: str, **asked: Any) -> None:
         with pytest.raises(StudyError, match=match):
             absent_concepts(studied, AbsentQuestion(**asked), silent)
@@ -150,7 +150,7 @@ def test_of_top_images_alone_no_image_can_be_left_out(labelled_bench: Bench, tmp
         absent_concepts(run, AbsentQuestion(), silent)
 
 
-def test_a_truth_that_the_run_was_not_given_is_taken(studied: StudiedRun, write: Write) -> None:
+def test_a_truth_that_the_run_was_not_given_is_taken(studied: FinishedRun, write: Write) -> None:
     truth = write("truth.txt", "red", "", "", "")
     found = absent_concepts(studied, AbsentQuestion(layer="conv", truth=truth, folds=1, resamples=50), silent)
     assert found.data["neurons"]["truth"].tolist() == ["red"]

@@ -16,13 +16,12 @@ from storage import arrays
 from storage.completion import Rows
 from tasks.concepts import embed_texts
 from tasks.dissection.similarity import SIMILARITIES
+from tasks.finished import FinishedRun, StudyError
 from tasks.models.clip import load_clip
 from tasks.observation import EMBEDDINGS
 from tasks.publish import plan_publication, publish
 from tasks.studies.compositions import CompositionsQuestion, compositions
 from tasks.studies.outcome import write
-from tasks.studies.relabel import plan_of
-from tasks.studies.studied import StudiedRun, StudyError
 from tests.test_tasks.conftest import Bench, TinyClip, labelled, make_clip, on_cpu
 from tests.test_tasks.test_study_cutoff import files_of
 from tests.test_tasks.test_study_similarities import silent
@@ -31,13 +30,13 @@ LISTED = ("red", "dark red", "sky", "Red", "ocean", "grass", "sky grass", "stone
 ASKED: dict[str, Any] = {"layer": "head", "words": 3, "resamples": 50}
 
 
-def run_with(bench: Bench, clip: TinyClip, listed: tuple[str, ...] = LISTED, **changes: Any) -> StudiedRun:
+def run_with(bench: Bench, clip: TinyClip, listed: tuple[str, ...] = LISTED, **changes: Any) -> FinishedRun:
     """A published run whose concepts a CLIP model with random weights embeds."""
     bench.concepts.write_text("\n".join(listed) + "\n")
     own = {**clip.options, "image_embeddings": None, "concept_embeddings": None, "null_samples": 20}
     spec = bench.spec(out=str(bench.images.parent / "out"), **own | changes)
     publish.fn(plan_publication(labelled(spec), spec))
-    return StudiedRun.at(str(bench.images.parent / "out"))
+    return FinishedRun.at(str(bench.images.parent / "out"))
 
 
 @pytest.mark.parametrize("similarity", ["soft_wpmi", "wpmi", "cos"])
@@ -47,7 +46,7 @@ def test_pairs_are_scored_as_if_they_stood_on_the_list(bench: Bench, tiny_clip: 
     run = run_with(bench, tiny_clip, similarity=similarity, prompt=prompt, **{"top_k": None} | options)
     found = compositions(run, CompositionsQuestion([2, 0], **ASKED), silent)
 
-    plan = plan_of(run, ["head"])
+    plan = run.plan_of(["head"])
     everything = Rows(0, plan.probe.num_images)
     images = torch.from_numpy(arrays.read_rows(plan.embeddings.group(), EMBEDDINGS, everything))
     activations = torch.from_numpy(arrays.read_rows(plan.activations.group(), "head", everything))
@@ -98,7 +97,7 @@ def test_of_a_run_without_null_neurons_nothing_is_known_of_chance(bench: Bench, 
     assert "shuffled" not in str(found.shown[-1])
 
 
-def test_precomputed_embeddings_have_no_text_encoder(studied: StudiedRun) -> None:
+def test_precomputed_embeddings_have_no_text_encoder(studied: FinishedRun) -> None:
     with pytest.raises(StudyError, match=r"concept_embeddings.npy.*Run again with --clip MODEL"):
         compositions(studied, CompositionsQuestion(), silent)
 
@@ -122,6 +121,6 @@ def test_another_encoder_than_the_run_s_is_refused(bench: Bench, tiny_clip: Tiny
         compositions(run, CompositionsQuestion([0]), silent)
 
 
-def test_neurons_are_numbers(studied: StudiedRun) -> None:
+def test_neurons_are_numbers(studied: FinishedRun) -> None:
     done = CliRunner().invoke(cli, ["study", "compositions", studied.out.url, "--neurons", "1,x"])
     assert done.exit_code == 2 and "--neurons 'x' is no number" in done.output

@@ -17,6 +17,7 @@ from PIL import Image
 from flows.__main__ import cli
 from storage.files import Folder
 from storage.layout import place
+from tasks.finished import FinishedRun, StudyError
 from tasks.parameters import Tau
 from tasks.published import LABELS, RUN
 from tasks.rated_items import Item
@@ -24,7 +25,6 @@ from tasks.ratings import COLUMNS, Ratings, RatingsError
 from tasks.report.scales import SCALES
 from tasks.studies.cutoff import CutoffQuestion, curve, cutoff
 from tasks.studies.rated_cutoff import cutoffs_of, rated_cutoff
-from tasks.studies.studied import StudiedRun, StudyError
 
 
 def labels_of(similarity: list[float], quantile: list[float | None], dead: tuple[int, ...] = ()) -> pd.DataFrame:
@@ -62,7 +62,7 @@ def test_the_share_above_each_tau_counts_dead_neurons_and_leaves_out_what_is_jus
     assert found["null_share"].tolist()[1:] == [0.5, 0.5, 0.0]
 
 
-def test_the_study_says_what_the_run_says_and_its_files_are_the_same_each_time(studied: StudiedRun) -> None:
+def test_the_study_says_what_the_run_says_and_its_files_are_the_same_each_time(studied: FinishedRun) -> None:
     out = Path(studied.out.url)
     said = invoke("cutoff", str(out))
     written = files_of(out / "studies" / "cutoff")
@@ -81,7 +81,7 @@ def test_the_study_says_what_the_run_says_and_its_files_are_the_same_each_time(s
     assert {place(f"runs/{'0' * 20}/studies/cutoff/{name}") is None for name in written} == {False}
 
 
-def test_another_folder_and_another_tau_are_taken(studied: StudiedRun, tmp_path: Path) -> None:
+def test_another_folder_and_another_tau_are_taken(studied: FinishedRun, tmp_path: Path) -> None:
     said = invoke("cutoff", studied.out.url, "--tau", "null:0.5", "--out", str(tmp_path / "elsewhere"))
     assert "τ = null:0.5" in said and (tmp_path / "elsewhere" / "cutoff.svg").exists()
     first = studied.first_labels
@@ -91,20 +91,20 @@ def test_another_folder_and_another_tau_are_taken(studied: StudiedRun, tmp_path:
     assert not (Path(studied.out.url) / "studies").exists()
 
 
-def test_a_null_cutoff_of_a_run_without_null_is_refused_with_the_way_out(studied: StudiedRun) -> None:
+def test_a_null_cutoff_of_a_run_without_null_is_refused_with_the_way_out(studied: FinishedRun) -> None:
     without = studied.labels.assign(null_quantile=pd.array([None] * len(studied.labels), dtype="Float64"))
     without.to_parquet(Path(studied.out.url) / LABELS)
-    run = StudiedRun.at(studied.out.url)
+    run = FinishedRun.at(studied.out.url)
     with pytest.raises(StudyError, match=r"none.*--null-samples 0.*Give a number"):
         cutoff(run, CutoffQuestion(tau="null:0.95"))
     found = cutoff(run, CutoffQuestion(tau="0.1"))  # τ by similarity needs none
     assert found.data["layers"]["share_above_null"].isna().all() and found.data["curves"]["null_share"].isna().all()
 
 
-def test_a_run_whose_neurons_are_all_dead_is_refused(studied: StudiedRun) -> None:
+def test_a_run_whose_neurons_are_all_dead_is_refused(studied: FinishedRun) -> None:
     studied.labels.assign(is_dead=True).to_parquet(Path(studied.out.url) / LABELS)
     with pytest.raises(StudyError, match=r"All neurons .* are dead"):
-        cutoff(StudiedRun.at(studied.out.url), CutoffQuestion())
+        cutoff(FinishedRun.at(studied.out.url), CutoffQuestion())
 
 
 def test_raters_choose_the_lowest_tau_above_which_their_mean_is_wanted() -> None:
@@ -137,7 +137,7 @@ def test_three_quarters_of_the_scale_are_wanted_and_controls_choose_nothing() ->
         rated_cutoff(first, rated_by("1-5", [1, 2], controls=2), Tau.of("0.16"), None)
 
 
-def rate(run: StudiedRun, file: Path, score: Callable[[int], str], **columns: Any) -> str:
+def rate(run: FinishedRun, file: Path, score: Callable[[int], str], **columns: Any) -> str:
     """What the page saves of one who rates all live neurons of head."""
     digest = run.facts["digest"]
     rows = [
@@ -157,7 +157,7 @@ def rate(run: StudiedRun, file: Path, score: Callable[[int], str], **columns: An
     return str(file)
 
 
-def test_ratings_of_the_run_are_joined_to_its_similarities(studied: StudiedRun, tmp_path: Path) -> None:
+def test_ratings_of_the_run_are_joined_to_its_similarities(studied: FinishedRun, tmp_path: Path) -> None:
     head = studied.first_labels.query("layer == 'head' and not is_dead").set_index("neuron")["similarity"]
     worst = head.idxmin()
     file = rate(studied, tmp_path / "E1.csv", lambda neuron: "no" if neuron == worst else "yes")
@@ -168,9 +168,9 @@ def test_ratings_of_the_run_are_joined_to_its_similarities(studied: StudiedRun, 
     assert f"{head.min():.4g}, the lowest with 1 above" in said
 
 
-def test_ratings_of_another_run_are_refused(studied: StudiedRun, tmp_path: Path) -> None:
+def test_ratings_of_another_run_are_refused(studied: FinishedRun, tmp_path: Path) -> None:
     file = rate(studied, tmp_path / "E1.csv", lambda _: "yes")
     other = replace(studied, facts=studied.facts | {"digest": "0" * 20})
     Folder.at(studied.out.url).write_json(RUN, other.facts)
     with pytest.raises(RatingsError, match="is of run"):
-        cutoff(StudiedRun.at(studied.out.url), CutoffQuestion(ratings=[file]))
+        cutoff(FinishedRun.at(studied.out.url), CutoffQuestion(ratings=[file]))

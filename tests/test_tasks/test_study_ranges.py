@@ -11,26 +11,26 @@ from PIL import Image
 
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.ranges import RANGES
+from tasks.finished import FinishedRun, StudyError
 from tasks.publish import plan_publication, publish
 from tasks.published import IMAGE_RANGES, NEURONS
 from tasks.studies import ranges as module
 from tasks.studies.ranges import RangesQuestion, ranges
-from tasks.studies.studied import StudiedRun, StudyError
 from tests.test_tasks.conftest import Bench, detailed, labelled
 from tests.test_tasks.test_study_cutoff import files_of, invoke
 
 
 @pytest.fixture
-def detailed_run(labelled_bench: Bench, tmp_path: Path) -> StudiedRun:
+def detailed_run(labelled_bench: Bench, tmp_path: Path) -> FinishedRun:
     """A published run with details."""
     spec = labelled_bench.spec(out=str(tmp_path / "out"))
     labels = labelled(spec)
     publish.fn(plan_publication(labels, spec, detailed(labels.probe, spec)))
-    return StudiedRun.at(str(tmp_path / "out"))
+    return FinishedRun.at(str(tmp_path / "out"))
 
 
 def test_the_study_shows_what_the_run_has_drawn_and_its_files_are_the_same_each_time(
-    detailed_run: StudiedRun,
+    detailed_run: FinishedRun,
 ) -> None:
     out = Path(detailed_run.out.url)
     said = invoke("ranges", str(out), "--layers", "head,conv", "--neurons", "0,2")
@@ -56,7 +56,7 @@ def test_the_study_shows_what_the_run_has_drawn_and_its_files_are_the_same_each_
     assert files_of(folder) == written
 
 
-def test_the_most_interpretable_neurons_are_shown_and_no_dead_one(detailed_run: StudiedRun) -> None:
+def test_the_most_interpretable_neurons_are_shown_and_no_dead_one(detailed_run: FinishedRun) -> None:
     first = detailed_run.first_labels
     data = ranges(detailed_run, RangesQuestion(("conv",), count=9)).data["ranges"]
     assert set(data["neuron"]) == {0, 1, 2}
@@ -65,13 +65,13 @@ def test_the_most_interpretable_neurons_are_shown_and_no_dead_one(detailed_run: 
     assert set(data["layer"]) == {"head"} and set(data["neuron"]) == {best}
 
 
-def test_a_dead_neuron_that_is_asked_for_has_images_and_no_height(detailed_run: StudiedRun) -> None:
+def test_a_dead_neuron_that_is_asked_for_has_images_and_no_height(detailed_run: FinishedRun) -> None:
     found = ranges(detailed_run, RangesQuestion(("conv",), (3,)))
     assert found.data["ranges"]["height"].isna().all()
     assert found.draw() is not None
 
 
-def test_the_images_of_a_range_stand_side_by_side(detailed_run: StudiedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_of_a_range_stand_side_by_side(detailed_run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     strips = []
     strip = module._strip
     monkeypatch.setattr(module, "_strip", lambda images: strips.append(strip(images)) or strips[-1])  # type: ignore[func-returns-value]
@@ -86,12 +86,12 @@ def test_the_images_of_a_range_stand_side_by_side(detailed_run: StudiedRun, monk
     assert (places[2] == 255).all() and not np.array_equal(places[0], places[1])
 
 
-def test_a_run_without_details_is_told_how_to_get_them(studied: StudiedRun) -> None:
+def test_a_run_without_details_is_told_how_to_get_them(studied: FinishedRun) -> None:
     with pytest.raises(StudyError, match=r"has no details.*--details auto"):
         ranges(studied, RangesQuestion())
 
 
-def test_layers_and_neurons_that_are_not_there_are_refused(detailed_run: StudiedRun) -> None:
+def test_layers_and_neurons_that_are_not_there_are_refused(detailed_run: FinishedRun) -> None:
     with pytest.raises(UnknownNameError, match="hed"):
         ranges(detailed_run, RangesQuestion(("hed",)))
     with pytest.raises(StudyError, match="head has 4 neurons, from 0, and none 7"):

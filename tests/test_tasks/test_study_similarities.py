@@ -12,11 +12,11 @@ import pytest
 from storage.errors import EmbeddingsError
 from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.similarity import SIMILARITIES
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan
 from tasks.publish import plan_publication, publish
 from tasks.studies.outcome import write
 from tasks.studies.similarities import SimilaritiesQuestion, agreements, similarities
-from tasks.studies.studied import StudiedRun, StudyError
 from tests.test_tasks.conftest import Bench, labelled
 from tests.test_tasks.test_study_cutoff import files_of
 
@@ -28,7 +28,7 @@ def silent(_: str) -> None:
 
 
 def test_each_function_labels_as_a_run_with_it_does_and_no_network_is_loaded(
-    studied: StudiedRun, labelled_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    studied: FinishedRun, labelled_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Any:
         raise AssertionError("a target may be code of somebody's own")
@@ -54,7 +54,7 @@ def test_each_function_labels_as_a_run_with_it_does_and_no_network_is_loaded(
     assert labels.query("layer == 'conv'")["truth"].isna().all() and functions.loc["conv", "top1"].isna().all()
 
 
-def test_what_was_labelled_is_not_again_and_the_files_are_the_same(studied: StudiedRun, tmp_path: Path) -> None:
+def test_what_was_labelled_is_not_again_and_the_files_are_the_same(studied: FinishedRun, tmp_path: Path) -> None:
     asked = SimilaritiesQuestion(("cos", "soft_wpmi"), ("head",), resamples=50)
     told: list[str] = []
     for again in (False, True):
@@ -84,7 +84,7 @@ def test_of_top_images_alone_the_functions_that_look_at_more_are_left_out(
 ) -> None:
     spec = labelled_bench.spec(out=str(tmp_path / "out"), activations="top", layers=("head",))
     publish.fn(plan_publication(labelled(spec), spec))
-    run = StudiedRun.at(str(tmp_path / "out"))
+    run = FinishedRun.at(str(tmp_path / "out"))
     found = similarities(run, ASKED, silent)
     assert found.data["functions"]["similarity"].unique().tolist() == ["soft_wpmi", "wpmi"]
     assert "not enough for rank_reorder, cos, cos_cubed" in str(found.shown[0])
@@ -97,7 +97,7 @@ def test_a_function_that_the_embeddings_are_nothing_for_is_left_out(labelled_ben
     np.save(labelled_bench.concept_embeddings, -np.load(labelled_bench.concept_embeddings))
     spec = labelled_bench.spec(out=str(tmp_path / "out"), variant="reference", layers=("head",))
     publish.fn(plan_publication(labelled(spec), spec))
-    run = StudiedRun.at(str(tmp_path / "out"))
+    run = FinishedRun.at(str(tmp_path / "out"))
     found = similarities(run, ASKED, silent)
     assert found.asked["similarities"] == ["soft_wpmi", "wpmi", "cos", "cos_cubed"]
     assert "rank_reorder is left out" in str(found.shown[0]) and "mean CLIP similarity" in str(found.shown[0])
@@ -115,13 +115,13 @@ def test_a_function_that_the_embeddings_are_nothing_for_is_left_out(labelled_ben
     ids=str,
 )
 def test_what_cannot_be_compared_is_refused(
-    studied: StudiedRun, asked: SimilaritiesQuestion, error: type[Exception], said: str
+    studied: FinishedRun, asked: SimilaritiesQuestion, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
         similarities(studied, asked, silent)
 
 
-def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: StudiedRun, labelled_bench: Bench) -> None:
+def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: FinishedRun, labelled_bench: Bench) -> None:
     kept = labelled_bench.concepts.read_text()
     for other in (kept.replace("grey", "gray"), "\n".join(reversed(kept.split())) + "\n"):
         labelled_bench.concepts.write_text(other)

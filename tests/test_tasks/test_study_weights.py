@@ -17,7 +17,7 @@ from flows.__main__ import cli
 from storage import arrays
 from storage.completion import Rows
 from storage.errors import IncompleteError
-from tasks.finished import FinishedRun
+from tasks.finished import FinishedRun, StudyError
 from tasks.studies.outcome import write
 from tasks.studies.predictions import (
     AVERAGE,
@@ -29,7 +29,6 @@ from tasks.studies.predictions import (
     predictions,
     weighed,
 )
-from tasks.studies.studied import StudiedRun, StudyError
 from tasks.studies.weights import WeightsQuestion, _summary, binned, correlation, curve, ordered, weights
 from tasks.studies.wiring import text_similarities, wiring_of
 from tests.test_tasks.conftest import Bench, Write
@@ -101,8 +100,8 @@ def test_a_cosine_of_texts_is_of_the_nearest_name_and_of_none_where_one_is_missi
     np.testing.assert_array_equal(found, [[1, np.nan, 0], [np.nan] * 3, [0, np.nan, 1]])
 
 
-def test_what_a_layer_reads_is_found_and_both_ends_have_names(studied: StudiedRun, write: Write) -> None:
-    run = FinishedRun(studied)
+def test_what_a_layer_reads_is_found_and_both_ends_have_names(studied: FinishedRun, write: Write) -> None:
+    run = studied
     found = wiring_of(run, "head", COLOURS, None, "weights")
     assert found.input_layer == "conv" and found.weight.shape == (4, 4)
     assert found.outputs == (("red",), ("green",), ("blue",), ("grey",))
@@ -115,8 +114,8 @@ def test_what_a_layer_reads_is_found_and_both_ends_have_names(studied: StudiedRu
         wiring_of(run, "conv", COLOURS, None, "weights")
 
 
-def test_high_weights_connect_like_concepts_in_the_tiny_network(studied: StudiedRun, tmp_path: Path) -> None:
-    found = weights(FinishedRun(studied), WeightsQuestion(target=COLOURS, top_k=3, resamples=50))
+def test_high_weights_connect_like_concepts_in_the_tiny_network(studied: FinishedRun, tmp_path: Path) -> None:
+    found = weights(studied, WeightsQuestion(target=COLOURS, top_k=3, resamples=50))
     summary = found.data["summary"]
     assert summary["weights"].tolist() == [12, 10]  # fewer than ten tell nothing
     assert summary["r"].iloc[0] > 0.8
@@ -132,10 +131,10 @@ def test_high_weights_connect_like_concepts_in_the_tiny_network(studied: Studied
         assert image.size[0] > 1000
 
 
-def test_too_few_named_neurons_have_no_correlation(studied: StudiedRun, write: Write) -> None:
+def test_too_few_named_neurons_have_no_correlation(studied: FinishedRun, write: Write) -> None:
     one = write("one.csv", "unit,concept", "0,red")
     with pytest.raises(StudyError, match=r"head has 3 weights between neurons that have a concept.* 10 at least"):
-        weights(FinishedRun(studied), WeightsQuestion(target=COLOURS, truth=one))
+        weights(studied, WeightsQuestion(target=COLOURS, truth=one))
 
 
 def test_neurons_without_a_truth_stand_for_their_labels(labelled_bench: Bench, tmp_path: Path) -> None:
@@ -147,8 +146,8 @@ def test_neurons_without_a_truth_stand_for_their_labels(labelled_bench: Bench, t
 # Predictions
 
 
-def test_the_class_is_that_of_the_label_of_the_neuron_that_contributes_most(studied: StudiedRun) -> None:
-    run = FinishedRun(studied)
+def test_the_class_is_that_of_the_label_of_the_neuron_that_contributes_most(studied: FinishedRun) -> None:
+    run = studied
     found = predictions(run, PredictionsQuestion(target=COLOURS, resamples=50))
     images = found.data["images"]
     rows = Rows(0, run.plan.probe.num_images)
@@ -171,7 +170,7 @@ def test_the_class_is_that_of_the_label_of_the_neuron_that_contributes_most(stud
     assert classes.loc["red", "CLIP"] == 1.0 and classes["images"].tolist() == [12] * 4
 
 
-def test_a_label_counts_only_where_its_neuron_contributes_something(studied: StudiedRun) -> None:
+def test_a_label_counts_only_where_its_neuron_contributes_something(studied: FinishedRun) -> None:
     from tasks.studies.predictions import _most
 
     neuron, value = _most(torch.tensor([[1.0, 3.0], [-1.0, 5.0], [0.0, -2.0]]), torch.tensor([False, True]))
@@ -189,19 +188,19 @@ def test_two_spaces_are_averaged_as_in_the_text_and_weighed_as_in_the_code() -> 
     assert list(weighed({"CLIP": one})) == ["CLIP"]
 
 
-def test_a_sentence_encoder_is_a_space_of_its_own(studied: StudiedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentence_encoder_is_a_space_of_its_own(studied: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = type("sentence_transformers", (), {"SentenceTransformer": OneHot})
     monkeypatch.setitem(sys.modules, "sentence_transformers", stand_in)
     asked = PredictionsQuestion(target=COLOURS, sentence_model="one-hot", resamples=0)
-    accuracy = predictions(FinishedRun(studied), asked).data["accuracy"]
+    accuracy = predictions(studied, asked).data["accuracy"]
     assert accuracy["space"].unique().tolist() == ["CLIP", "sentence", AVERAGE, PUBLISHED]
-    assert weights(FinishedRun(studied), WeightsQuestion(target=COLOURS, sentence_model="one-hot", resamples=0)).data[
-        "summary"
-    ]["space"].unique().tolist() == ["CLIP", "sentence"]
+    assert weights(studied, WeightsQuestion(target=COLOURS, sentence_model="one-hot", resamples=0)).data["summary"][
+        "space"
+    ].unique().tolist() == ["CLIP", "sentence"]
 
 
-def test_images_of_no_class_are_compared_with_what_the_network_says(studied: StudiedRun, write: Write) -> None:
-    run, other = FinishedRun(studied), write("x.csv", "path,concept", "red/00.jpg,mauve")
+def test_images_of_no_class_are_compared_with_what_the_network_says(studied: FinishedRun, write: Write) -> None:
+    run, other = studied, write("x.csv", "path,concept", "red/00.jpg,mauve")
     found = predictions(run, PredictionsQuestion(target=COLOURS, image_labels=other, resamples=0))
     assert found.data["accuracy"]["against"].tolist() == [OF_NETWORK]
     assert any("--image-labels" in str(line) for line in found.shown)
@@ -217,7 +216,7 @@ def test_classes_without_names_and_runs_of_top_images_are_refused(labelled_bench
 
 
 @pytest.mark.parametrize("name", ["weights", "predictions"])
-def test_the_commands_print_and_write(studied: StudiedRun, name: str) -> None:
+def test_the_commands_print_and_write(studied: FinishedRun, name: str) -> None:
     arguments = ["study", name, studied.out.url, "--target", COLOURS, "--bootstrap", "20"]
     done = CliRunner().invoke(cli, arguments, obj={"debug": False})
     assert done.exit_code == 0, done.output

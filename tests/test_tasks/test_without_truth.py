@@ -32,14 +32,13 @@ from tasks.evaluation.judge import Figure
 from tasks.evaluation.shown_concepts import concept_key, of_probe
 from tasks.evaluation.simulation import simulation_correlations
 from tasks.evaluation.without_truth import Question, WithoutTruth, evaluate, opened
-from tasks.finished import FinishedRun
+from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan, hyperparameters, plan_labels_of
 from tasks.models.errors import ModelError
 from tasks.observation import EMBEDDINGS
 from tasks.published import read_run
 from tasks.sample.shapes import SHAPES
 from tasks.spec import DissectSpec
-from tasks.studies.studied import StudyError
 from tests.conftest import draw_images, write_embeddings
 from tests.test_tasks.conftest import Bench, TinyClip, Write, observed, recording, shard
 from tests.test_tasks.test_evaluation import run_of
