@@ -56,6 +56,26 @@ class Figure:
     high: float | None
     num_units: int
     note: str = ""
+    #: What labels by chance get, where that is asked.
+    by_chance: float | None = None
+
+    @classmethod
+    def of(cls, name: str, statistic: Statistic, resamples: int, seed: int, note: str = "") -> Figure:
+        """A statistic of units, with the interval of so many resamples."""
+        value = statistic.value()
+        low, high = statistic.interval(resamples, seed) if math.isfinite(value) else (math.nan, math.nan)
+        return cls(name, known(value), known(low), known(high), statistic.num_units, note)
+
+    def written(self, *, beside_chance: bool = False) -> dict[str, Any]:
+        """All but the name, as it is written."""
+        chance = {"by_chance": self.by_chance} if beside_chance else {}
+        interval = {"value": self.value, "low": self.low, "high": self.high}
+        return interval | chance | {"units": self.num_units, "note": self.note}
+
+
+def known(value: float) -> float | None:
+    """None in place of a value that is not defined."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -83,23 +103,13 @@ class Evaluation:
             "interval": {"level": LEVEL, "resamples": asked.resamples, "seed": asked.seed},
             "clip": asked.clip,
             "sentence_model": asked.sentence_model,
-            "figures": {
-                one.name: {
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                    "units": one.num_units,
-                    "note": one.note,
-                }
-                for one in self.figures
-            },
+            "figures": {one.name: one.written() for one in self.figures},
             "notes": list(self.notes),
         }
 
     def as_table(self) -> pd.DataFrame:
         """A row per figure: `figure, value, low, high, units, note`."""
-        columns = {"name": "figure", "num_units": "units"}
-        return pd.DataFrame([vars(one) for one in self.figures]).rename(columns=columns)
+        return pd.DataFrame([{"figure": one.name, **one.written()} for one in self.figures])
 
 
 def evaluate(question: Question) -> Evaluation:
@@ -194,15 +204,7 @@ def _figures_of_all(question: Question, table: LabelTable) -> Iterator[Figure]:
 
 
 def _figure(question: Question, name: str, statistic: Statistic, note: str = "") -> Figure:
-    value = statistic.value()
-    low, high = (
-        statistic.interval(question.resamples, question.seed) if math.isfinite(value) else (math.nan, math.nan)
-    )
-    return Figure(name, _known(value), _known(low), _known(high), statistic.num_units, note)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return Figure.of(name, statistic, question.resamples, question.seed, note)
 
 
 def _notes(units: JudgedUnits) -> Iterator[str]:

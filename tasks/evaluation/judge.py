@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from tasks.dissection.faithfulness import overlap, rank_correlations
 from tasks.dissection.metrics import mean
 from tasks.evaluation.contrast import contrasts
+from tasks.evaluation.figures import Figure, known
 from tasks.evaluation.halves import RANKS, HalfLabels, labelled, split
 from tasks.evaluation.labels import LabelTable
 from tasks.evaluation.shown_concepts import ShownConcepts
@@ -25,20 +25,6 @@ from tasks.finished import FinishedRun
 NULL_QUANTILE = 0.95
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over neurons, and how sure it is: None where it is not defined, and `note` says why."""
-
-    name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    #: What labels by chance get.
-    by_chance: float | None
-    num_units: int
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,19 +144,13 @@ class Judge:
     def _above_null(self, table: LabelTable) -> Figure:
         quantile = table.first.loc[~table.first["is_dead"], "null_quantile"].to_numpy(dtype=np.float64)
         if np.isnan(quantile).any():
-            return Figure("above_null", None, None, None, None, len(quantile), "the run has none: --null-samples 0")
+            return Figure("above_null", None, None, None, len(quantile), "the run has none: --null-samples 0")
         above = (quantile > NULL_QUANTILE).astype(np.float64)
         return self._figure("above_null", (above, np.full(len(above), 1 - NULL_QUANTILE)))
 
     def _figure(self, name: str, of_both: Sequence[Floats]) -> Figure:
         """The mean over the neurons that have a value, and that of labels by chance."""
         values, chance = (found[~np.isnan(found)] for found in of_both)
-        statistic = mean(values)
-        low, high = statistic.interval(self.resamples, self.seed)
         note = "" if len(values) else "no neuron has such a label"
-        numbers = [_known(value) for value in (statistic.value(), low, high, mean(chance).value())]
-        return Figure(name, numbers[0], numbers[1], numbers[2], numbers[3], len(values), note)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        figure = Figure.of(name, mean(values), self.resamples, self.seed, note)
+        return replace(figure, by_chance=known(mean(chance).value()))

@@ -11,7 +11,6 @@ from rich.table import Table
 from storage.errors import TableError
 from storage.files import split
 from storage.tables import write_csv
-from tasks.evaluation import judge
 from tasks.evaluation.figures import Evaluation, Figure
 from tasks.evaluation.halves import RANKS
 from tasks.evaluation.judge import NULL_QUANTILE
@@ -68,7 +67,7 @@ def _table(title: str, figures: Sequence[Figure]) -> Table:
     return table
 
 
-def _table_without_truth(title: str, figures: Sequence[judge.Figure]) -> Table:
+def _table_without_truth(title: str, figures: Sequence[Figure]) -> Table:
     table = _with_columns(title, "figure", "value", "95 % interval", "by chance", "units", "note")
     for one in figures:
         name, form = SHOWN_WITHOUT_TRUTH[one.name]
@@ -89,7 +88,7 @@ def _with_columns(title: str, *names: str) -> Table:
     return table
 
 
-def _value(one: Figure | judge.Figure, form: str) -> tuple[str, str]:
+def _value(one: Figure, form: str) -> tuple[str, str]:
     has_none = one.low is None and one.high is None
     between = f"{_number(one.low, form)} – {_number(one.high, form)}"
     return _number(one.value, form), "-" if has_none else between

@@ -12,7 +12,8 @@ from storage.errors import IncompleteError, TableError
 from tasks.dissection.bootstrap import LEVEL
 from tasks.evaluation.columns import find, read_table
 from tasks.evaluation.contrast import LEAST_SHOWN
-from tasks.evaluation.judge import Figure, Judge
+from tasks.evaluation.figures import Figure
+from tasks.evaluation.judge import Judge
 from tasks.evaluation.labels import LAYER, LabelTable, read_labels
 from tasks.evaluation.shown_concepts import ShownConcepts, of_probe
 from tasks.finished import FinishedRun
@@ -70,17 +71,7 @@ class WithoutTruth:
             "layers": {
                 one.layer: {
                     "units": one.num_units,
-                    "figures": {
-                        figure.name: {
-                            "value": figure.value,
-                            "low": figure.low,
-                            "high": figure.high,
-                            "by_chance": figure.by_chance,
-                            "units": figure.num_units,
-                            "note": figure.note,
-                        }
-                        for figure in one.figures
-                    },
+                    "figures": {of.name: of.written(beside_chance=True) for of in one.figures},
                 }
                 for one in self.layers
             },
@@ -89,9 +80,13 @@ class WithoutTruth:
 
     def as_table(self) -> pd.DataFrame:
         """A row per layer and figure: `layer, figure, value, low, high, by_chance, units, note`."""
-        columns = {"name": "figure", "num_units": "units"}
-        rows = [{"layer": one.layer, **vars(figure)} for one in self.layers for figure in one.figures]
-        return pd.DataFrame(rows).rename(columns=columns)
+        return pd.DataFrame(
+            [
+                {"layer": one.layer, "figure": of.name, **of.written(beside_chance=True)}
+                for one in self.layers
+                for of in one.figures
+            ]
+        )
 
 
 def opened(question: Question) -> FinishedRun:

@@ -26,9 +26,9 @@ from tasks.dissection.similarity import SIMILARITIES
 from tasks.evaluation import shown
 from tasks.evaluation.concept_images import record_spec, shown_by
 from tasks.evaluation.contrast import contrasts
+from tasks.evaluation.figures import Figure
 from tasks.evaluation.halves import labelled as half_labels
 from tasks.evaluation.halves import split
-from tasks.evaluation.judge import Figure
 from tasks.evaluation.shown_concepts import concept_key, of_probe
 from tasks.evaluation.simulation import simulation_correlations
 from tasks.evaluation.without_truth import Question, WithoutTruth, evaluate, opened
