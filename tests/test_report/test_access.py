@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasks.report.rate_page import render_questions
-from tasks.report.rows import Report
-from tests.test_report.conftest import Write
+from tasks.report.rows import Layer, Neuron, Report
+from tests.test_report.conftest import Write, make_neuron
 from tests.test_report.devtools import Page
 from tests.test_report.test_rate_page import ASKED
 
@@ -56,6 +57,41 @@ def test_axe_finds_nothing(looked_at: Page, folder: Path, view: str, scheme: str
     )
     assert found["violations"] == []
     assert found["passes"] > 15  # it has looked
+
+
+#: What of a row reaches below it, or over what stands under it. A line of tags that has no room is not shown.
+OVERLAPS = """
+[...document.querySelectorAll('#neurons > li.neuron')].flatMap((row) => {
+  const boxes = (found) => [...row.querySelectorAll(found)].map((node) => node.getBoundingClientRect());
+  const [[what], [tags], [seen], [further]] = ['.what', '.score', '.seen', '.further'].map(boxes);
+  const parts = boxes('h2, .score > *').filter(({ height, top }) => height > 0 && top < tags.bottom - 0.5);
+  const images = boxes('.images li').filter(({ height }) => height > 0);
+  const isBeside = seen.left >= what.right;
+  const over = (above, end, name) => above.map(({ bottom }) => [name, bottom - end]).filter(([, by]) => by > 0.5);
+  return [
+    ...over([...parts, further], row.getBoundingClientRect().bottom, 'the row ends'),
+    ...over(isBeside ? [] : parts, seen.top, 'images begin'),
+    ...over(images, further.top, 'further labels begin'),
+    ...(images.length >= 5 && further.height > 10 ? [] : ['not shown']),
+  ];
+})
+"""
+
+
+@pytest.mark.parametrize("width", [320, 375, 500, 639, 641, 895, 897, 1280])
+def test_a_row_holds_label_tags_images_and_further_labels_at_any_width(
+    looked_at: Page, write: Write, width: int
+) -> None:
+    def full(index: int, concept: str, truth: str) -> Neuron:
+        neuron = make_neuron(index, concept, "hound", "wolf", concept, "fox", truth=truth)
+        return replace(neuron, top_images=neuron.top_images * 5, is_nearly_constant=True)
+
+    neurons = (full(0, "dog", "owl"), full(1, "a label of several words " * 5, "a name that is long " * 5))
+    folder = write(Report("Rows", (), (Layer("fc", neurons),), cut=1.5))
+    looked_at.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
+    looked_at.open(folder / "layers" / "0-fc.html")
+    looked_at.until("document.querySelectorAll('#neurons img').length === 20")
+    assert looked_at.value(OVERLAPS) == []
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])
