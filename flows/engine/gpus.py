@@ -7,9 +7,10 @@ after up to half a minute, and GPUs would idle so long after each task if every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -21,6 +22,7 @@ from flows.engine.progress import note
 from flows.engine.remote import limit_name
 from flows.engine.runners import TASKS_PER_DEVICE
 from tasks.models.devices import choose_devices
+from tasks.models.errors import ModelError
 from tasks.parameters import EngineSpec
 
 #: How long slots stay taken that nobody renews, as those of a run that was killed; a run renews its own in time.
@@ -47,9 +49,10 @@ class _Limit:
 
 
 def check_gpus(spec: EngineSpec) -> None:
-    """Raises `GpuError` where nothing counts the GPUs that a run asks for, or its fleet has too few."""
+    """Raises `GpuError` where nothing counts the GPUs that a run asks for, or its fleet has too few or others."""
     if spec.dask_address:
-        _share_of_task(spec, spec.dask_address)
+        if _share_of_task(spec, spec.dask_address):
+            _check_workers(spec, spec.dask_address)
     elif num_gpus := _num_gpus(spec):
         _limit(num_gpus)
 
@@ -122,8 +125,8 @@ def _share_of_task(spec: EngineSpec, address: str) -> float | None:
     if not is_needed and spec.device != "auto":
         return None
     with Client(address, set_as_default=False) as client:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    if any(worker["resources"].get(RESOURCE) for worker in workers):
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    if _declaring(workers):
         return 1 / TASKS_PER_DEVICE
     if not is_needed:
         return None
@@ -132,3 +135,26 @@ def _share_of_task(spec: EngineSpec, address: str) -> float | None:
         f"one: tasks would wait for ever. Start workers that have one with `--resources {RESOURCE}=1`; with --device "
         "auto, tasks go to any worker, and take the devices that it has."
     )
+
+
+def _declaring(workers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Addresses of the workers that declare a GPU."""
+    return [address for address, worker in workers.items() if worker["resources"].get(RESOURCE)]
+
+
+def _check_workers(spec: EngineSpec, address: str) -> None:
+    """Raises `GpuError` where a worker that declares a GPU has not the devices asked for; before any other work."""
+    from distributed import Client
+
+    with Client(address, set_as_default=False) as client:
+        asked = _declaring(client.scheduler_info(n_workers=-1)["workers"])
+        answers = client.run(choose_devices, spec.device, workers=asked, on_error="return")
+    wrong = {worker: answer for worker, answer in answers.items() if isinstance(answer, ModelError)}
+    if wrong:
+        worker, error = min(wrong.items())
+        raise GpuError(
+            f"{len(wrong)} of the {len(asked)} Dask workers at {address} that declare a GPU cannot take --device "
+            f"{spec.device}; {worker} says: {error} Start each with a GPU of its own "
+            f"(`CUDA_VISIBLE_DEVICES=N dask worker --resources {RESOURCE}=1`), and use --device cuda: the one that it "
+            "sees is cuda:0 there."
+        )

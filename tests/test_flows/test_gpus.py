@@ -76,3 +76,11 @@ def test_two_clusters_on_a_machine_have_a_port_each() -> None:
         ports = {running.scheduler.http_server.port for running in (one, other)}
         assert len(ports) == 2 and 8787 not in ports
         assert {running.scheduler.http_server.address for running in (one, other)} == {"127.0.0.1"}
+
+
+def test_a_worker_that_has_not_the_gpu_asked_for_is_told_before_any_task(tiny: dict[str, Any]) -> None:
+    with cluster(GPU=1) as running:
+        there = {"dask_address": running.scheduler_address}
+        check_gpus(DissectSpec(**tiny, **there))  # auto takes what the worker has
+        with pytest.raises(GpuError, match=r"1 of the 1 Dask workers.*; tcp:.* says: There is no device cuda:99"):
+            check_gpus(DissectSpec(**tiny, device="cuda:99", **there))
