@@ -25,7 +25,7 @@ from storage.leases import Leases
 from storage.tables import read_parquet, write_csv
 from tasks.dataset_card import card
 from tasks.publish import descriptions
-from tasks.published import LABELS, REJECTS, TOP_IMAGES, read_run, read_table
+from tasks.published import LABELS, REJECTS, TOP_IMAGES, read_run, read_table, refuse_run
 from tasks.running import Waiting
 
 #: Raised by one when the same run would make another data set than before.
@@ -53,8 +53,12 @@ class DatasetPlan:
 
 
 def plan_dataset(out: Folder, url: str, *, overwrite: bool = False) -> DatasetPlan:
-    """What publishing the run in `out` at a URL or path takes. Raises `IncompleteError`, `DamagedError`."""
+    """What publishing the run in `out` at a URL or path takes.
+
+    Raises `IncompleteError`, `DamagedError`, and `ForeignError` where a run has its own tables there.
+    """
     run, to = read_run(out), Folder.at(url)
+    refuse_run(to)
     for name in _tables(run):
         if wrong := harm(out, name, run["files"][name]):
             raise DamagedError(f"The table {out.path(name)} is not as it was written: it {wrong}. Run again.")
@@ -75,8 +79,12 @@ def publish_dataset(plan: DatasetPlan) -> None:
 
 
 def refuse_foreign(url: str, names: Iterable[str] = (CARD, LABELS, TOP_IMAGES)) -> None:
-    """Raises `ForeignError` where files of these names lie at a URL that no run has published, or were changed."""
+    """Raises `ForeignError` where files of these names lie at a URL that no run has published, or were changed.
+
+    So it does where a run has its own tables.
+    """
     to = Folder.at(url)
+    refuse_run(to)
     before = _Before.of(to)
     blocked = [name for name in (MARKER, *names) if to.is_file(name) and before.is_foreign(to, name)]
     if blocked:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.errors import EmbeddingsError, SourceError
-from storage.files import is_local
+from storage.errors import EmbeddingsError, ForeignError, SourceError
+from storage.files import Folder, is_local
 from tasks.concepts import concept_embeddings_of, concept_list
 from tasks.dataset import refuse_foreign
 from tasks.evaluation.truth import read_truth
@@ -20,6 +20,8 @@ def preflight(spec: DissectSpec) -> None:
     """Loads models, lists and embedding files and checks them against each other; raises what is wrong."""
     if spec.out and is_local(spec.out) and Path(spec.out).is_file():
         raise SourceError(f"--out {spec.out} is a file. It takes the folder where tables and report go.")
+    if spec.publish and spec.out and Folder.at(spec.publish).url == Folder.at(spec.out).url:
+        raise ForeignError(f"--publish and --out are one folder, {spec.out}: the tables for others need their own.")
     if spec.publish:
         refuse_foreign(spec.publish)
     concept_list(spec)

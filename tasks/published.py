@@ -11,7 +11,7 @@ from pandas.api import types
 from pyarrow import ArrowException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from storage.errors import DamagedError, IncompleteError
+from storage.errors import DamagedError, ForeignError, IncompleteError
 from storage.files import Folder
 from storage.runs import RUN as RUN
 from storage.tables import read_parquet
@@ -125,6 +125,15 @@ def read_run(out: Folder) -> dict[str, Any]:
             "--out."
         ) from error
     return run
+
+
+def refuse_run(folder: Folder) -> None:
+    """Raises `ForeignError` where a run has its tables in a folder: others of their names would take their place."""
+    if folder.is_file(RUN):
+        raise ForeignError(
+            f"{folder.url} is the --out folder of a run: what is written there would take the place of its tables. "
+            "Take another folder."
+        )
 
 
 def has_details(run: dict[str, Any]) -> bool:

@@ -155,6 +155,6 @@ def _check_workers(spec: EngineSpec, address: str) -> None:
         raise GpuError(
             f"{len(wrong)} of the {len(asked)} Dask workers at {address} that declare a GPU cannot take --device "
             f"{spec.device}; {worker} says: {error} Start each with a GPU of its own "
-            f"(`CUDA_VISIBLE_DEVICES=N dask worker --resources {RESOURCE}=1`), and use --device cuda: the one that it "
-            "sees is cuda:0 there."
+            f"(`CUDA_VISIBLE_DEVICES=N dask worker --resources {RESOURCE}=1`), and use --device cuda: the one it "
+            "sees is cuda:0."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +42,18 @@ def study_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     def add(function: Callable[..., None]) -> click.Command:
         out = click.option("--out", metavar="DIR", help=f"Folder for figure and data; RUN/studies/{name} by default.")
         run = click.argument("run", metavar="RUN")
-        return study.command(name)(run(out(click.pass_context(function))))
+
+        @wraps(function)
+        def checked(context: click.Context, /, out: str | None, **options: Any) -> None:
+            with told_in_words(context):
+                from storage.files import Folder
+                from tasks.published import refuse_run
+
+                if out:
+                    refuse_run(Folder.at(out))
+            function(context, out=out, **options)
+
+        return study.command(name)(run(out(click.pass_context(checked))))
 
     return add
 

@@ -20,7 +20,7 @@ from tasks.dataset import CARD, MARKER, plan_dataset, publish_dataset
 from tasks.dataset_card import name
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
-from tasks.published import LABELS, RUN, TOP_IMAGES
+from tasks.published import LABELS, RUN, TOP_IMAGES, read_run
 from tests.object_store import ObjectStore
 from tests.test_tasks.conftest import Bench, labelled
 
@@ -162,6 +162,16 @@ def test_a_run_that_would_meet_somebody_else_s_file_does_not_begin(bench: Bench,
         preflight(bench.spec(publish=str(tmp_path / "to")))
     (tmp_path / "to" / CARD).unlink()
     preflight(bench.spec(publish=str(tmp_path / "to")))
+
+
+def test_a_data_set_does_not_go_where_a_run_has_its_tables(out: Folder, bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(ForeignError, match=r"is the --out folder of a run"):
+        put(out, out.url, overwrite=True)
+    with pytest.raises(ForeignError, match=r"is the --out folder of a run"):
+        preflight(bench.spec(out=str(tmp_path / "new"), publish=out.url))
+    with pytest.raises(ForeignError, match=r"are one folder"):
+        preflight(bench.spec(out=str(tmp_path / "new"), publish=f"{tmp_path}/new/"))
+    assert read_run(out) and not out.is_file(CARD)
 
 
 def test_another_run_takes_the_place_of_the_first_and_leaves_other_files_alone(

@@ -59,6 +59,15 @@ def test_what_is_no_run_is_told_so(tmp_path: Path) -> None:
     assert done.exit_code == 1 and "not the --out folder" in done.output
 
 
+def test_a_study_does_not_write_over_the_tables_of_a_run(studied: StudiedRun) -> None:
+    labels = Path(studied.out.path("labels.parquet"))
+    before = labels.read_bytes()
+    asked = ["similarities", studied.out.url, "--layers", "head", "--out", studied.out.url]
+    done = CliRunner().invoke(cli, ["study", *asked])
+    assert done.exit_code == 1 and "take the place of its tables" in done.output
+    assert labels.read_bytes() == before
+
+
 def figure() -> Figure:
     drawn, [axes] = style.panels()
     axes.plot([1, 2], label="a $\\frac{x$ and 猫")  # what would be half a formula, and no letter of the font
