@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,13 +135,16 @@ class FinishedRun:
         another one by now.
         """
         probe, spec, concepts = self.probe, self._label_spec, self.facts["digests"]["concepts"]
-        plan = plan_labels_of(
-            probe,
-            spec,
-            self._embeddings(),
-            self._activations(spec, layers),
-            ConceptEmbeddingsRef(self.store.concepts(concepts), concepts),
-        )
+        of = self._embeddings(), self._activations(spec, layers)
+        try:
+            plan = plan_labels_of(probe, spec, *of, ConceptEmbeddingsRef(self.store.concepts(concepts), concepts))
+        except ConceptError as error:
+            if "://" in spec.concepts or Path(spec.concepts).is_absolute():
+                raise
+            raise StudyError(
+                f"{error} The run names it as it is seen from the folder that it was started in: start this there "
+                f"too, not in {Path.cwd()}."
+            ) from error
         if plan.digest != self.facts["digests"]["labels"]:
             raise StudyError(
                 f"The labels of {self.out.url} would be others today: the concept list {spec.concepts} has changed "

@@ -136,3 +136,16 @@ def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: Finished
     store.rename(store.parent / "gone")
     with pytest.raises(LookupError, match="Bring its store back"):
         similarities(studied, ASKED, silent)
+
+
+def test_a_list_that_was_named_from_another_folder_is_told_so(
+    labelled_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(labelled_bench.concepts.parent)
+    spec = labelled_bench.spec(out=str(tmp_path / "out"), concepts=labelled_bench.concepts.name)
+    publish.fn(plan_publication(labelled(spec), spec))
+    run = FinishedRun.at(str(tmp_path / "out"))
+    assert run.plan_of(run.layers)
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(StudyError, match=r"There is no concept file .* the folder that it was started in"):
+        run.plan_of(run.layers)
