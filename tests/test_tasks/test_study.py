@@ -59,7 +59,7 @@ def test_what_is_no_run_is_told_so(tmp_path: Path) -> None:
     assert done.exit_code == 1 and "not the --out folder" in done.output
 
 
-def test_a_study_does_not_write_over_the_tables_of_a_run(studied: StudiedRun) -> None:
+def test_a_study_does_not_write_over_the_tables_of_a_run(studied: FinishedRun) -> None:
     labels = Path(studied.out.path("labels.parquet"))
     before = labels.read_bytes()
     asked = ["similarities", studied.out.url, "--layers", "head", "--out", studied.out.url]
