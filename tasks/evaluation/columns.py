@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from storage.errors import TableError
+from storage.errors import DamagedError, TableError
 from storage.files import split
 from storage.tables import read_csv, read_parquet
 
@@ -32,6 +32,8 @@ def read_table(url: str) -> pd.DataFrame:
             return read_parquet(folder, name, alone=True)
     except (FileNotFoundError, IsADirectoryError):
         pass
+    except DamagedError as error:  # which says to remove it, as is right of our own
+        raise TableError(f"{url} is no Parquet table ({error.__cause__}). Give one, or a .csv.") from error
     raise TableError(f"There is no table {url}.")
 
 

@@ -104,6 +104,12 @@ def test_a_table_that_is_none_says_what_is_wrong(write: Write, lines: list[str],
     assert all(word in str(raised.value) for word in words), raised.value
 
 
+def test_a_file_of_the_user_s_that_is_no_table_is_not_to_be_removed(write: Write) -> None:
+    with pytest.raises(TableError, match=r"list\.parquet is no Parquet table .*magic bytes") as raised:
+        read_labels(write("list.parquet", "red", "green"))
+    assert "emove" not in str(raised.value)
+
+
 def test_a_table_that_is_not_there_and_a_layer_it_cannot_name(write: Write, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"There is no table .*none\.parquet"):
         read_labels(str(tmp_path / "none.parquet"))
