@@ -22,6 +22,10 @@ HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
 }
 
 
+class TauError(ValueError):
+    """A cut-off that is none."""
+
+
 @dataclass(frozen=True)
 class Tau:
     """The cut-off τ of interpretable labels (A.8): by similarity, or by null quantile."""
@@ -34,7 +38,7 @@ class Tau:
 
     @classmethod
     def of(cls, text: str) -> Tau:
-        """As typed: `0.16` or `null:0.95`. Raises `ValueError`."""
+        """As typed: `0.16` or `null:0.95`. Raises `TauError`."""
         kind, _, number = text.rpartition(":")
         try:
             value = float(number)
@@ -44,7 +48,7 @@ class Tau:
             return cls(None, value)
         if kind == "" and math.isfinite(value):
             return cls(value, None)
-        raise ValueError(f"--tau {text!r} is neither a number nor null:QUANTILE with a quantile from 0 to below 1.")
+        raise TauError(f"--tau {text!r} is neither a number nor null:QUANTILE with a quantile from 0 to below 1.")
 
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -107,6 +107,11 @@ def test_a_run_whose_neurons_are_all_dead_is_refused(studied: FinishedRun) -> No
         cutoff(FinishedRun.at(studied.out.url), CutoffQuestion())
 
 
+def test_a_tau_that_is_none_is_told_in_words_alone(studied: StudiedRun) -> None:
+    done = CliRunner().invoke(cli, ["study", "cutoff", studied.out.url, "--tau", "null:2"])
+    assert done.exit_code == 1 and done.output.startswith("Error: --tau 'null:2' is neither a number")
+
+
 def test_raters_choose_the_lowest_tau_above_which_their_mean_is_wanted() -> None:
     neurons = pd.DataFrame({"similarity": [0.3, 0.1, 0.2, 0.2], "sum": [2.0, 0.5, 1.0, 2.0], "ratings": [2, 2, 2, 2]})
     found = cutoffs_of(neurons)
