@@ -45,11 +45,12 @@ def writing_in(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # What is read while something is written may fail for the same reason, and is named in its error.
-        is_elsewhere = error.filename is not None and not Path(error.filename).is_relative_to(folder)
+        failed = folder if error.filename is None else Path(error.filename)
+        is_elsewhere = not (failed.is_relative_to(folder) or folder.is_relative_to(failed))
         if error.errno not in NOT_WRITABLE or is_elsewhere:
             raise
         if error.errno in NO_SPACE:
-            what = f"No space left to write in {folder} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free)"
+            what = f"No space left to write in {folder} ({_free(folder) / 1e6:,.0f} MB free)"
             way_out = "free some space"
         else:
             what, way_out = f"Nothing can be written in {folder} ({error.strerror})", "make it writable"
@@ -69,3 +70,8 @@ def sync(paths: Iterable[Path]) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def _free(folder: Path) -> int:
+    """Bytes that are free where a folder is, or would be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage import arrays
+from storage.disk import writing_in
 from storage.errors import WriteError
 from storage.files import Folder, is_local
 from storage.leases import Leases
@@ -192,3 +193,10 @@ def test_readers_of_one_file_do_not_share_a_position(folder: Folder) -> None:
     folder.write("one", b"abcdef")
     with folder.open("one") as first, folder.open("one") as second:
         assert (first.read(3), second.read(2), first.read(), second.read()) == (b"abc", b"ab", b"def", b"cdef")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_cannot_be_made_is_told_as_one_that_cannot_be_written_in(tmp_path: Path, number: int) -> None:
+    wanted = tmp_path / "studies" / "cutoff"
+    with pytest.raises(WriteError, match=r"in .*/studies/cutoff .*run the same command again"), writing_in(wanted):
+        raise OSError(number, "no", str(wanted.parent))  # what mkdir says of the first of them
