@@ -107,7 +107,7 @@ def test_a_run_whose_neurons_are_all_dead_is_refused(studied: FinishedRun) -> No
         cutoff(FinishedRun.at(studied.out.url), CutoffQuestion())
 
 
-def test_a_tau_that_is_none_is_told_in_words_alone(studied: StudiedRun) -> None:
+def test_a_tau_that_is_none_is_told_in_words_alone(studied: FinishedRun) -> None:
     done = CliRunner().invoke(cli, ["study", "cutoff", studied.out.url, "--tau", "null:2"])
     assert done.exit_code == 1 and done.output.startswith("Error: --tau 'null:2' is neither a number")
 
