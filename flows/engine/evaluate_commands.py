@@ -121,7 +121,7 @@ def evaluate(
         from tasks.evaluation import shown
 
         if out:
-            shown.check_ending(out)
+            shown.check_out(out)
         evaluation = (_without_truth if without_truth else _with_truth)(source=sources[0], **asked)
         for line in shown.lines(evaluation):
             console().print(line)

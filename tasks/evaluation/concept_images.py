@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from storage.files import Folder
 from tasks.dissection.errors import ConceptError
 from tasks.evaluation.shown_concepts import ShownConcepts, own_labels
 from tasks.finished import FinishedRun
@@ -16,13 +17,19 @@ from tasks.spec import RecordSpec
 OF_IMAGES = ("probe", "kept")
 #: Parameters of a run that choose among its images, or where it works.
 ITS_OWN = ("limit", "sample", "sample_seed", "workers", "dask_address", "device", "share_devices", "activations")
+#: What is said of other folders.
+TAKES = "--concept-images takes a folder with a folder of images for each concept: DIR/golden_retriever/0.png"
 
 
 def record_spec(run: FinishedRun, layers: Sequence[str], folder: str, target: str | None) -> RecordSpec:
     """What records layers on the images of a folder as the run did on its own, into its store.
 
-    `target` is what the user typed, and raises as `FinishedRun.network` does.
+    `target` is what the user typed, and raises as `FinishedRun.network` does. Raises `ConceptError` where there are
+    no folders in the folder.
     """
+    images = Folder.at(folder)
+    if not any((images / name).is_there() for name in images.names()):
+        raise ConceptError(f"{TAKES}. {folder} has none.")
     spec = run.plan.spec
     run.network(target, "--concept-images")
     names = (name for name in RecordSpec.model_fields if name not in ITS_OWN)
@@ -45,7 +52,5 @@ def shown_by(run: FinishedRun, probe: ProbeRef, recording: ActivationsRef) -> Sh
         )
     rows = own_labels(probe)
     if not rows:
-        raise ConceptError(
-            "--concept-images takes a folder with a folder of images for each concept: DIR/golden_retriever/0.png."
-        )
+        raise ConceptError(f"{TAKES}.")
     return ShownConcepts(recording, probe.num_images, rows, False, own_labels(run.plan.probe))

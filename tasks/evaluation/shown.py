@@ -16,6 +16,7 @@ from tasks.evaluation.halves import RANKS
 from tasks.evaluation.judge import NULL_QUANTILE
 from tasks.evaluation.without_truth import WithoutTruth
 from tasks.printable import printable
+from tasks.published import FILES, RUN
 
 #: How each figure is called and written.
 SHOWN = {
@@ -94,10 +95,13 @@ def _value(one: Figure, form: str) -> tuple[str, str]:
     return _number(one.value, form), "-" if has_none else between
 
 
-def check_ending(out: str) -> None:
-    """Raises `TableError` where figures cannot be written to such a file."""
+def check_out(out: str) -> None:
+    """Raises `TableError` where figures cannot be written to such a file, or would take the place of a run's."""
     if not out.lower().endswith(ENDINGS):
         raise TableError(f"--out {out}: figures are written as {' or '.join(ENDINGS)}.")
+    folder, name = split(out)
+    if name in (RUN, *FILES) and folder.is_file(RUN):
+        raise TableError(f"--out {out}: it is a file of a run, which figures would take the place of. Name another.")
 
 
 def write(evaluation: Evaluation | WithoutTruth, out: str) -> None:

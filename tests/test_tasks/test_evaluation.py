@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,16 @@ def test_figures_are_written_as_json_and_csv(write: Write, tmp_path: Path) -> No
     of_csv = pd.read_csv(tmp_path / "figures.csv").set_index("figure")
     assert of_csv.loc["roc_auc", "value"] == 0.0 and of_csv["units"].tolist() == found.as_table()["units"].tolist()
     with pytest.raises(TableError, match=r"--out x\.xlsx: figures are written as \.json or \.csv"):
-        shown.check_ending("x.xlsx")
+        shown.check_out("x.xlsx")
+
+
+def test_figures_take_no_file_s_place_that_is_a_run_s(tmp_path: Path) -> None:
+    shown.check_out(str(tmp_path / "labels.csv"))
+    (tmp_path / "run.json").write_text("{}")
+    shown.check_out(str(tmp_path / "figures.csv"))
+    for name in ("labels.csv", "run.json"):
+        with pytest.raises(TableError, match=rf"{re.escape(name)}: it is a file of a run.*Name another"):
+            shown.check_out(str(tmp_path / name))
 
 
 # A run

@@ -263,6 +263,9 @@ def test_images_of_concepts_are_recorded_with_the_run_s_network(published: Bench
     (folder / "red").rename(folder / "Red_")
     with pytest.raises(ConceptError, match=r"type --target tests\.tiny_models:colours"):
         record_spec(run, ["head"], str(folder), None)
+    for flat in (folder / "Red_", tmp_path / "nowhere"):
+        with pytest.raises(ConceptError, match=rf"a folder of images for each concept.* {flat} has none"):
+            record_spec(run, ["head"], str(flat), "tests.tiny_models:colours")
     spec = record_spec(run, ["head"], str(folder), "tests.tiny_models:colours")
     assert spec.layers == ("head",) and spec.store == run.plan.spec.store
     probe = shard(spec)
