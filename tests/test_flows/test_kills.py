@@ -19,7 +19,7 @@ from tests.kills.scenes import SCENES
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are watched and killed as on Linux")
 
 #: So many that every kind of file is met: a scene kills at each of them before it kills at one again.
-KILLS = {"copied": 38, "in place": 24}
+KILLS = {"copied": 34, "in place": 12}
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,9 @@ def test_nothing_is_wrong_with_what_runs_made(filled_once: Filled) -> None:
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_harm_to_any_file_is_found(filled_once: Filled, harm: str) -> None:
-    chance = random.Random(harm)
-    for path, file in files(filled_once).items():
+    chance, number = random.Random(harm), list(HARMS).index(harm)
+    # Each file is harmed in two of the six ways.
+    for path, file in list(files(filled_once).items())[number % 3 :: 3]:
         whole = file.read_bytes()
         file.write_bytes(HARMS[harm](whole, chance))
         assert kinds(verified(filled_once)).get(path) == "torn", path
