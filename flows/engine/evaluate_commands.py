@@ -37,7 +37,7 @@ sentence_model = click.option(
     help=f"Sentence encoder for the cosine of label and true name, by name or folder; {MPNET} where none is named. "
     "Needs the package sentence-transformers.",
 )
-_resamples = click.option(
+resamples = click.option(
     "--bootstrap",
     "resamples",
     default=1000,
@@ -45,7 +45,7 @@ _resamples = click.option(
     type=click.IntRange(min=0),
     help="Times that units are drawn anew for the 95 % intervals.",
 )
-_seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of those draws.")
+seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of what is drawn.")
 
 
 @click.command()
@@ -87,8 +87,8 @@ _seed = click.option("--seed", default=0, show_default=True, type=click.IntRange
     help="Say what people rated: in place of RUN_OR_TABLE stand their CSVs, from pages of `clip-dissect rate`.",
 )
 @click.option("--run", metavar="RUN", help="With --ratings: the run they are of; ratings of another one are refused.")
-@_resamples
-@_seed
+@resamples
+@seed
 @click.option("--out", metavar="FILE", help="Write the figures here, .json or .csv.")
 @click.pass_context
 def evaluate(
@@ -201,8 +201,8 @@ def _recorded(run: Any, layers: list[str], folder: str, target: str | None) -> A
 @click.option("--store", default="clip-dissect-store", show_default=True, help="As in a run.")
 @click.option("--sample", is_flag=True, help="The embedded sample in place of all of it, to see that it runs.")
 @sentence_model
-@_resamples
-@_seed
+@resamples
+@seed
 @click.option("--out", default="out/reproduce", show_default=True, metavar="DIR", help="Folder of runs and table.")
 def reproduce(table: str, sample: bool, out: str, **options: Any) -> None:
     """Makes a table of the paper again: dissects each cell, and prints what is measured beside what was published.

@@ -9,22 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.engine.console import console, say
-from flows.engine.evaluate_commands import sentence_model
+from flows.engine.evaluate_commands import resamples, seed, sentence_model
 from flows.engine.failure import told_in_words
 
 if TYPE_CHECKING:
     from tasks.finished import FinishedRun
     from tasks.studies.outcome import Outcome
-
-resamples = click.option(
-    "--bootstrap",
-    "resamples",
-    default=1000,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Times that neurons are drawn anew for the 95 % intervals.",
-)
-seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of what is drawn.")
 
 
 @click.group()
