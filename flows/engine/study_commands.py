@@ -26,36 +26,33 @@ def study() -> None:
     """
 
 
-def study_command(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A study under its name, with RUN and --out; the function takes both as `run` and `out`."""
+def study_command(name: str) -> Callable[[Callable[..., Outcome]], click.Command]:
+    """A study under its name, with RUN and --out: opens the run, prints what the function finds, and writes it."""
 
-    def add(function: Callable[..., None]) -> click.Command:
-        out = click.option("--out", metavar="DIR", help=f"Folder for figure and data; RUN/studies/{name} by default.")
-        run = click.argument("run", metavar="RUN")
-
+    def add(function: Callable[..., Outcome]) -> click.Command:
         @wraps(function)
-        def checked(context: click.Context, /, out: str | None, **options: Any) -> None:
+        def studied(context: click.Context, /, run: str, out: str | None, **options: Any) -> None:
             with told_in_words(context):
                 from storage.files import Folder
+                from tasks.finished import FinishedRun
                 from tasks.published import refuse_run
+                from tasks.studies.outcome import write
 
                 if out:
                     refuse_run(Folder.at(out))
-            function(context, out=out, **options)
+                of = FinishedRun.at(run)
+                found = function(of, **options)
+                for shown in found.shown:
+                    console().print(shown)
+                for url in write(of, name, found, out):
+                    say(f"Written: {url}")
 
-        return study.command(name)(run(out(click.pass_context(checked))))
+        of_out = click.option(
+            "--out", metavar="DIR", help=f"Folder for figure and data; RUN/studies/{name} by default."
+        )
+        return study.command(name)(click.argument("run", metavar="RUN")(of_out(click.pass_context(studied))))
 
     return add
-
-
-def finish(run: FinishedRun, name: str, found: Outcome, out: str | None) -> None:
-    """Prints what a study found and writes it."""
-    from tasks.studies.outcome import write
-
-    for shown in found.shown:
-        console().print(shown)
-    for url in write(run, name, found, out):
-        say(f"Written: {url}")
 
 
 @study_command("cutoff")
@@ -68,18 +65,15 @@ def finish(run: FinishedRun, name: str, found: Outcome, out: str | None) -> None
 )
 @resamples
 @seed
-def cutoff(context: click.Context, run: str, out: str | None, ratings: Sequence[str], **options: Any) -> None:
+def cutoff(run: FinishedRun, ratings: Sequence[str], **options: Any) -> Outcome:
     """A.8: the share of interpretable labels as τ varies, beside that of null neurons, and the τ that ratings choose.
 
     τ depends on probe set and concepts: what neurons with shuffled images reach says what it is worth here.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.cutoff import CutoffQuestion
-        from tasks.studies.cutoff import cutoff as studied
+    from tasks.studies.cutoff import CutoffQuestion
+    from tasks.studies.cutoff import cutoff as studied
 
-        of = FinishedRun.at(run)
-        finish(of, "cutoff", studied(of, CutoffQuestion(ratings=ratings, **options)), out)
+    return studied(run, CutoffQuestion(ratings=ratings, **options))
 
 
 @study_command("similarities")
@@ -90,20 +84,16 @@ def cutoff(context: click.Context, run: str, out: str | None, ratings: Sequence[
 @click.option("--examples", default=8, show_default=True, type=click.IntRange(min=0), help="Neurons to show.")
 @resamples
 @seed
-def similarities(
-    context: click.Context, run: str, out: str | None, similarities: str, layers: str, **options: Any
-) -> None:
+def similarities(run: FinishedRun, similarities: str, layers: str, **options: Any) -> Outcome:
     """A.9: the same neurons labelled by several similarity functions: where they agree, and which is right.
 
     Labels are made of the stored embeddings and activations, and kept in the store.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.similarities import SimilaritiesQuestion
-        from tasks.studies.similarities import similarities as studied
+    from tasks.studies.similarities import SimilaritiesQuestion
+    from tasks.studies.similarities import similarities as studied
 
-        of, asked = FinishedRun.at(run), SimilaritiesQuestion(_names(similarities), _names(layers), **options)
-        finish(of, "similarities", studied(of, asked, say), out)
+    asked = SimilaritiesQuestion(_names(similarities), _names(layers), **options)
+    return studied(run, asked, say)
 
 
 @study_command("absent-concepts")
@@ -127,18 +117,15 @@ def similarities(
 @click.option("--examples", default=4, show_default=True, type=click.IntRange(min=0), help="Neurons in the figure.")
 @resamples
 @seed
-def absent_concepts(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+def absent_concepts(run: FinishedRun, **options: Any) -> Outcome:
     """4.5: neurons whose concepts the probe set has no images of: how many get their name all the same.
 
     The layer is labelled by the stored embeddings and activations of the other images, beside all of them.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.absent_concepts import AbsentQuestion
-        from tasks.studies.absent_concepts import absent_concepts as studied
+    from tasks.studies.absent_concepts import AbsentQuestion
+    from tasks.studies.absent_concepts import absent_concepts as studied
 
-        of = FinishedRun.at(run)
-        finish(of, "absent-concepts", studied(of, AbsentQuestion(**options), say), out)
+    return studied(run, AbsentQuestion(**options), say)
 
 
 @study_command("compositions")
@@ -160,19 +147,16 @@ def absent_concepts(context: click.Context, run: str, out: str | None, **options
 )
 @resamples
 @seed
-def compositions(context: click.Context, run: str, out: str | None, neurons: str, **options: Any) -> None:
+def compositions(run: FinishedRun, neurons: str, **options: Any) -> Outcome:
     """A.4: pairs of a neuron's best words, embedded and scored anew, beside its single best word.
 
     Takes the CLIP model of the run, as many texts a neuron as there are ordered pairs: 9,900 of 100 words.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.compositions import CompositionsQuestion
-        from tasks.studies.compositions import compositions as studied
+    from tasks.studies.compositions import CompositionsQuestion
+    from tasks.studies.compositions import compositions as studied
 
-        of = FinishedRun.at(run)
-        asked = CompositionsQuestion([_number(name) for name in _names(neurons)], **options)
-        finish(of, "compositions", studied(of, asked, say), out)
+    asked = CompositionsQuestion([_number(name) for name in _names(neurons)], **options)
+    return studied(run, asked, say)
 
 
 @study_command("ranges")
@@ -181,16 +165,13 @@ def compositions(context: click.Context, run: str, out: str | None, neurons: str
     "--neurons", default="", metavar="N,N", help="Neurons of these layers; the most interpretable by default."
 )
 @click.option("--count", default=4, show_default=True, type=click.IntRange(min=1), help="How many these are.")
-def ranges(context: click.Context, run: str, out: str | None, layers: str, neurons: str, count: int) -> None:
+def ranges(run: FinishedRun, layers: str, neurons: str, count: int) -> Outcome:
     """A.7: images drawn at random from neurons' most active 0.1 %, 1 % and 5 %: how far down a label holds."""
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.ranges import RangesQuestion
-        from tasks.studies.ranges import ranges as studied
+    from tasks.studies.ranges import RangesQuestion
+    from tasks.studies.ranges import ranges as studied
 
-        of = FinishedRun.at(run)
-        asked = RangesQuestion(_names(layers), [_number(name) for name in _names(neurons)], count)
-        finish(of, "ranges", studied(of, asked), out)
+    asked = RangesQuestion(_names(layers), [_number(name) for name in _names(neurons)], count)
+    return studied(run, asked)
 
 
 def _number(text: str) -> int:
@@ -220,19 +201,16 @@ _names_of_outputs = click.option(
 )
 @resamples
 @seed
-def weights(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+def weights(run: FinishedRun, **options: Any) -> Outcome:
     """5: do neurons that are connected by a high weight represent similar concepts?
 
     Of a linear layer and the recorded one that it reads, which is found by their activations. A neuron of the layer
     stands for its true concept, else its label, and one that it reads for its label.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.weights import WeightsQuestion
-        from tasks.studies.weights import weights as studied
+    from tasks.studies.weights import WeightsQuestion
+    from tasks.studies.weights import weights as studied
 
-        of = FinishedRun.at(run)
-        finish(of, "weights", studied(of, WeightsQuestion(**options)), out)
+    return studied(run, WeightsQuestion(**options))
 
 
 @study_command("predictions")
@@ -247,16 +225,13 @@ def weights(context: click.Context, run: str, out: str | None, **options: Any) -
 @sentence_model
 @resamples
 @seed
-def predictions(context: click.Context, run: str, out: str | None, **options: Any) -> None:
+def predictions(run: FinishedRun, **options: Any) -> Outcome:
     """A.6: the class of an image, predicted from the label of the neuron that contributes most to it.
 
     In CLIP's text space, and with --sentence-model in that of a sentence encoder and in both: averaged, as in the
     paper's text, and 3 : 1, as in its published code.
     """
-    with told_in_words(context):
-        from tasks.finished import FinishedRun
-        from tasks.studies.predictions import PredictionsQuestion
-        from tasks.studies.predictions import predictions as studied
+    from tasks.studies.predictions import PredictionsQuestion
+    from tasks.studies.predictions import predictions as studied
 
-        of = FinishedRun.at(run)
-        finish(of, "predictions", studied(of, PredictionsQuestion(**options)), out)
+    return studied(run, PredictionsQuestion(**options))
