@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import pandas as pd
 import torch
+from torch import Tensor
 
 from tasks import detailing, published
 from tasks.concepts import concept_list, read_concept_embeddings
@@ -20,10 +24,11 @@ NUM_INPUTS = 5
 
 def details_tables(details: DetailsPlan, labels: LabelPlan) -> dict[str, pd.DataFrame]:
     """By the names under which they are published, each of all layers."""
+    concepts = _Concepts(labels)
     of_layers = {
         published.NEURONS: {layer: details.table(layer, detailing.NEURONS) for layer in details.layers},
         published.IMAGE_RANGES: {layer: _image_ranges(details, labels, layer) for layer in details.layers},
-        published.SIMILAR_NEURONS: {layer: _similar_neurons(details, labels, layer) for layer in details.layers},
+        published.SIMILAR_NEURONS: {layer: _similar_neurons(details, concepts, layer) for layer in details.layers},
         published.INPUTS: {layer: _inputs(details, labels, layer) for layer in details.layers},
     }
     return {name: _joined(tables, list(published.COLUMNS[name])) for name, tables in of_layers.items()}
@@ -43,24 +48,42 @@ def _image_ranges(details: DetailsPlan, labels: LabelPlan, layer: str) -> pd.Dat
     return table.assign(image=labels.probe.paths(table["row"].to_numpy()))
 
 
-def _similar_neurons(details: DetailsPlan, labels: LabelPlan, layer: str) -> pd.DataFrame:
+def _similar_neurons(details: DetailsPlan, concepts: _Concepts, layer: str) -> pd.DataFrame:
     by_activation = details.table(layer, detailing.SIMILAR)
-    by_label = _by_label(details, labels, layer)
+    by_label = _by_label(details, concepts, layer)
     return _one_after_another([by_activation.assign(by="activation"), by_label.assign(by="label")])
 
 
-def _by_label(details: DetailsPlan, labels: LabelPlan, layer: str) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Concepts:
+    """The concepts of a run's labels, read once for all layers, and not where none compares its neurons."""
+
+    labels: LabelPlan
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """`[C, D]`, float64."""
+        return torch.from_numpy(read_concept_embeddings(self.labels.concepts, self.labels.spec)).double()
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row by concept; of a repeated one the last, which is embedded the same."""
+        return {concept: row for row, concept in enumerate(concept_list(self.labels.spec).concepts)}
+
+
+def _by_label(details: DetailsPlan, concepts: _Concepts, layer: str) -> pd.DataFrame:
     """By the cosine of the means of their labels' embeddings: of all ranks, for many neurons share a first label."""
     if not details.compares(layer):
         return similar_table(None)
-    table = labels.labels(layer)
+    table = concepts.labels.labels(layer)
     first = table[table["rank"] == 1]
     named = table[~table["is_dead"]]
-    numbers = {concept: number for number, concept in enumerate(concept_list(labels.spec).concepts)}
-    E = torch.from_numpy(read_concept_embeddings(labels.concepts, labels.spec)).double()  # [C, D]
+    E = concepts.embeddings
     V = torch.zeros(len(first), E.shape[1], dtype=torch.float64)  # [N, D]
     neurons = torch.tensor(named["neuron"].to_numpy(), dtype=torch.int64)
-    V.index_add_(0, neurons, E[torch.tensor([numbers[concept] for concept in named["concept"]], dtype=torch.int64)])
+    V.index_add_(
+        0, neurons, E[torch.tensor([concepts.rows[concept] for concept in named["concept"]], dtype=torch.int64)]
+    )
     live = torch.tensor(~first["is_dead"].to_numpy())
     return similar_table(by_cosine(V, live, NUM_SIMILAR, int(details.memory * 2**30)))
 
