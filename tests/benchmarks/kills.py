@@ -33,8 +33,8 @@ def main() -> None:
         folder = Path(name)
         for number, scene in enumerate(SCENES):
             share = len(range(number, kills, len(SCENES)))
-            figures += suffer(runner, Setting(scene, folder / scene.name, runner), share, given.seed + number)
-        figures += suffer_command(runner, folder / "command", folder / "prefect", given.of_the_command, given.seed)
+            suffer(runner, Setting(scene, folder / scene.name, runner), share, given.seed + number, figures)
+        suffer_command(runner, folder / "command", folder / "prefect", given.of_the_command, given.seed, figures)
     for point, number in sorted(figures.points.items()):
         print(f"{number:4d}  {point}")
     for difference in figures.differences:

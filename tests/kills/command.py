@@ -84,18 +84,17 @@ class Command:
             return {"end": "failed" if status else "done", "error": said.read()[-1000:]}
 
 
-def suffer_command(runner: Runner, folder: Path, home: Path, kills: int, seed: int) -> Figures:
+def suffer_command(runner: Runner, folder: Path, home: Path, kills: int, seed: int, figures: Figures) -> None:
     """Kills the command so many times, some twice in a row, and compares what it leaves in the end.
 
     With what the same tasks leave without Prefect, by `runner`.
     """
-    rng, figures = random.Random(seed), Figures()
+    rng, killed = random.Random(seed), figures.kills + kills
     setting, command = Setting(AS_SHIPPED, folder, runner), Command(home)
-    while figures.kills < kills and not figures.differences:
-        files = rng.sample(AFTER, min(rng.randint(1, 2), kills - figures.kills))
+    while figures.kills < killed and not figures.differences:
+        files = rng.sample(AFTER, min(rng.randint(1, 2), killed - figures.kills))
         points = [SoonAfter(file, rng.uniform(0, MOST_SECONDS_AFTER)) for file in sorted(files, key=AFTER.index)]
         endure(command, setting, points, rng, figures)
-    return figures
 
 
 def _is_there(folder: Path, file: str) -> bool:

@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from tests.conftest import REPO
 from tests.kills.comparison import differences, finished, left_behind
 from tests.kills.points import MOMENTS, Point
 from tests.kills.scenes import Scene
+
+Drawn = TypeVar("Drawn")
 
 #: Most kills of a run before it is let go on to its end.
 MOST_IN_A_ROW = 8
@@ -42,8 +44,10 @@ class Figures:
     runs_with_files_left: int = 0
     files_left: int = 0
 
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of files at which runs were killed, and "any moment"."""
+        return {point.partition(":")[0] for point in self.points}
 
 
 class Goes(Protocol):
@@ -120,19 +124,23 @@ class Setting:
         for made in filter(Path.exists, (self.folder / "store", self.folder / "out")):
             shutil.rmtree(made)
 
-    def points(self, rng: random.Random) -> list[Point | None]:
+    def points(self, rng: random.Random, met: Container[str] = ()) -> list[Point | None]:
         """Every moment of every action on each kind of file, at one of the times that it is done; None is any moment.
 
-        Each action comes once before one comes again.
+        Each kind of file comes once before one comes again, and so does each action on it; those of `met` come last.
         """
-        turns: list[list[Point | None]] = [[] for _ in range(max(map(len, MOMENTS.values())))]
+        kinds: dict[str, list[list[Point]]] = {}
         for file, action, number in self.counts:
-            for turn, moment in zip(turns, rng.sample(MOMENTS[action], len(MOMENTS[action])), strict=False):
-                turn.append(Point(file, action, moment, rng.randrange(number)))
-        for turn in turns:
-            turn += [None] * round(len(turn) * AT_ANY_MOMENT / (1 - AT_ANY_MOMENT))
-            rng.shuffle(turn)
-        return [point for turn in turns for point in turn]
+            moments = rng.sample(MOMENTS[action], len(MOMENTS[action]))
+            points = [Point(file, action, moment, rng.randrange(number)) for moment in moments]
+            kinds.setdefault(file, []).append(points)
+        drawn: list[Point | None] = []
+        for turn in _turns([[point for turn in _turns(actions) for point in turn] for actions in kinds.values()]):
+            points_of_turn: list[Point | None] = [*turn]
+            points_of_turn += [None] * round(len(turn) * AT_ANY_MOMENT / (1 - AT_ANY_MOMENT))
+            points_of_turn = rng.sample(points_of_turn, len(points_of_turn))
+            drawn += sorted(points_of_turn, key=lambda point: point is not None and point.file in met)
+        return drawn
 
     def in_order(self, points: list[Point | None]) -> list[Point | None]:
         """Points as a run comes to them, so that one killed at the first goes on to the next."""
@@ -140,20 +148,28 @@ class Setting:
         return sorted(points, key=lambda point: order.index((point.file, point.action)) if point else -1)
 
 
-def suffer(runner: Runner, setting: Setting, kills: int, seed: int) -> Figures:
-    """Kills runs of a scene so many times, mostly several times in a row, and compares what each comes to."""
-    rng, figures = random.Random(seed), Figures()
+def _turns(lists: Sequence[Sequence[Drawn]]) -> Iterator[list[Drawn]]:
+    """The first of each list, then the second of each that has two, and so on."""
+    for turn in range(max(map(len, lists))):
+        yield [some[turn] for some in lists if turn < len(some)]
+
+
+def suffer(runner: Runner, setting: Setting, kills: int, seed: int, figures: Figures) -> None:
+    """Kills runs of a scene so many times, mostly several times in a row, and compares what each comes to.
+
+    Kinds of files at which nothing has been killed by `figures` yet come first.
+    """
+    rng, killed = random.Random(seed), figures.kills + kills
     waiting: list[Point | None] = []
-    while figures.kills < kills:
-        waiting = waiting or setting.points(rng)
-        in_a_row = min(rng.randint(1, MOST_IN_A_ROW), kills - figures.kills)
+    while figures.kills < killed:
+        waiting = waiting or setting.points(rng, figures.kinds)
+        in_a_row = min(rng.randint(1, MOST_IN_A_ROW), killed - figures.kills)
         points, waiting = setting.in_order(waiting[:in_a_row]), waiting[in_a_row:]
         for point in reversed(endure(runner, setting, points, rng, figures)):
             if point and point is not points[0]:
                 waiting.insert(0, point)  # what the kills before left undone may not have it; a whole run has
             elif point and point.number:
                 waiting.insert(0, replace(point, number=0))  # where threads race, it is not done as often each time
-    return figures
 
 
 def endure(runner: Goes, setting: Setting, points: list[Any], rng: random.Random, figures: Figures) -> list[Any]:

@@ -98,6 +98,8 @@ class Changes:
         action, path = ACTIONS[event], _path(event, arguments)
         if not path.startswith(self._folder) or path.endswith(".partial"):
             return
+        if action == "remove" and not os.path.lexists(path):
+            return  # nothing is changed, and there is no moment after it
         file = kind(path.removeprefix(self._folder))
         with self._lock:  # which the process dies with, so that no other thread goes on
             number = self._counts[file, action]

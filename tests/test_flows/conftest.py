@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storage.files import Folder
 from storage.layout import Store
-from storage.runs import record, recorded
+from storage.runs import RUN, record, recorded
 from tasks.spec import DissectSpec
 from tests.conftest import draw_images, write_embeddings
 
@@ -60,8 +61,7 @@ def tiny(images: Path, embeddings: tuple[Path, Path, Path], tmp_path: Path) -> d
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, Any]:
-    """Parameters of one finished run, which no test changes."""
+def _base(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, Any]:
     from flows.dissect import dissect
 
     folder = tmp_path_factory.mktemp("base")
@@ -69,6 +69,20 @@ def base(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str
     finished = parameters(folder, images, write_embeddings(images, folder))
     dissect(DissectSpec(**finished))
     return finished
+
+
+@pytest.fixture
+def base(_base: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Parameters of one finished run, which no test changes: others would find it changed, in some orders only."""
+    before = _files(_base)
+    yield _base
+    assert _files(_base) == before
+
+
+def _files(finished: dict[str, Any]) -> dict[Path, int]:
+    """Files of a run, and when each was written."""
+    paths = (path for name in ("store", "out") for path in Path(finished[name]).rglob("*"))
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 @pytest.fixture
@@ -81,6 +95,11 @@ def finished(base: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     [one] = recorded(store)
     record(store, replace(one, out=own["out"], spec=one.spec | own))
     store.runs().folder.remove_file(f"{one.name}.json")
+    out = Folder(own["out"])
+    said = out.read_json(RUN)
+    out.write_json(
+        RUN, said | {"probe": said["probe"].replace(base["store"], own["store"]), "spec": said["spec"] | own}
+    )
     return base | own
 
 
