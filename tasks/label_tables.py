@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
-from tasks.dissection.labels import Labels
-from tasks.dissection.streaming import Statistics, TopImages
+if TYPE_CHECKING:  # torch takes seconds to import, and commands that read tables do without it
+    from tasks.dissection.labels import Labels
+    from tasks.dissection.streaming import Statistics, TopImages
 
 #: Stands in the tables where a neuron has no label: its activation is the same on every image.
 DEAD = "(dead)"
@@ -24,7 +26,7 @@ def neurons_table(statistics: Statistics, top: TopImages, num_images: int) -> pd
     A neuron is dead where it has one activation for all images. It is nearly constant where it has, but for rounding,
     one activation for all images but fewer than its top images: the others among them are no better than any.
     """
-    largest = torch.maximum(statistics.minimum.abs(), statistics.maximum.abs())
+    largest = statistics.minimum.abs().maximum(statistics.maximum.abs())
     floor = statistics.minimum + SAME * largest
     stand_out = (top.values > floor).sum(0)
     nearly = ~statistics.is_dead & (stand_out < min(top.num_images, num_images - 1))

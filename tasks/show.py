@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -13,9 +13,11 @@ from rich.table import Table
 
 from storage.files import Folder
 from tasks.dissection.errors import UnknownNameError
-from tasks.dissection.layers import TracedLayer
 from tasks.printable import printable
 from tasks.published import LABELS, REPORT, read_run, read_table
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from tasks.dissection.layers import TracedLayer
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,10 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
         first = first.sort_values("similarity", ascending=False, kind="stable")
     shown = first.head(wanted.limit)
     cut = f", first {len(shown)}" if len(shown) < len(first) else ""
-    table = Table(title=f"{literal(layer)}: {len(first)} neurons{cut}", title_justify="left", box=SIMPLE_HEAD)
+    title = f"{literal(layer)}: {len(first)} neuron{'s' * (len(first) != 1)}{cut}"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD if len(first) else None, show_header=len(first) > 0
+    )
     table.add_column("neuron", justify="right")
     table.add_column("label", style="bold")
     table.add_column("similarity", justify="right")

@@ -51,9 +51,25 @@ def test_every_parameter_of_a_spec_is_an_option_with_help() -> None:
         assert field.description and field.description.split()[0] in text
 
 
-def test_help_imports_neither_torch_nor_prefect() -> None:
-    program = "import sys; import flows.__main__; sys.exit(bool({'torch', 'prefect', 'pandas'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], cwd=REPO, check=False).returncode == 0
+def imported(program: str) -> set[str]:
+    """What a program imports of what takes seconds."""
+    program += "; import sys; print(*{'torch', 'prefect', 'zarr', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, check=True, capture_output=True)
+    return set(done.stdout.decode().splitlines()[-1].split())
+
+
+def test_help_imports_nothing_that_takes_seconds() -> None:
+    assert imported("import flows.__main__") == set()
+
+
+def test_commands_that_read_tables_import_pandas_alone(base: dict[str, Any]) -> None:
+    out, store = base["out"], base["store"]
+    commands = [["show", out], ["compare", out, out], ["runs", store], ["gc", store], ["verify", store]]
+    program = (
+        "from click.testing import CliRunner; from flows.__main__ import cli; "
+        f"assert not any(CliRunner().invoke(cli, command).exit_code for command in {commands})"
+    )
+    assert imported(program) == {"pandas"}
 
 
 def test_the_stages_one_by_one_give_what_run_gives(base: dict[str, Any], tmp_path: Path) -> None:
@@ -121,7 +137,11 @@ def test_show_filters_by_layer_concept_and_neuron(base: dict[str, Any]) -> None:
     head = invoke("show", out, "--layer", "head", "--sort", "similarity")
     assert "conv" not in head and "grey" in head
     assert "0 neurons" in invoke("show", out, "--concept", "no such concept")
+    assert "similarity" not in invoke(
+        "show", out, "--concept", "no such concept"
+    )  # a table without a row has no head
     one = invoke("show", out, "--layer", "head", "--neuron", "2")
+    assert "head: 1 neuron\n" in one.replace(" \n", "\n")
     assert re.search(r"2 +blue", one) and not re.search(r"1 +green", one)
 
 
