@@ -181,7 +181,7 @@ def main() -> None:
         found = written(Path(name), layers, given.images)
         largest = layers.index(max(layers))
         switches = (*SWITCHES, "--enable-precise-memory-info", "--window-size=1280,900")
-        with driven(str(browser), switches) as page:
+        with driven(str(browser), switches) as running, running.page() as page:
             found |= dict(timed(page, Path(name) / "layers" / f"{largest}-layer{largest}.html", given.runs))
             assert page.said == [], page.said
     for key, value in found.items():

@@ -145,11 +145,12 @@ def test_show_filters_by_layer_concept_and_neuron(base: dict[str, Any]) -> None:
     assert re.search(r"2 +blue", one) and not re.search(r"1 +green", one)
 
 
-def test_report_is_made_anew_from_the_tables(finished: dict[str, Any]) -> None:
-    report = Path(finished["out"]) / "report/index.html"
+def test_report_is_made_anew_from_the_tables(base: dict[str, Any], tmp_path: Path) -> None:
+    out = shutil.copytree(base["out"], tmp_path / "out")
+    report = out / "report/index.html"
     before = report.read_bytes()
     report.unlink()
-    invoke("report", finished["out"])
+    invoke("report", str(out))
     assert report.read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tasks.report.pages import pages
 from tasks.report.rows import Activations, Input, Label, Layer, Neuron, Range, Report, Similar, TopImage
 from tasks.report.thumbnails import thumbnail
-from tests.test_report.devtools import Page, driven
+from tests.test_report.devtools import Browser, Page, driven
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SWITCHES = (
@@ -84,20 +84,20 @@ def browser() -> str:
 
 
 @pytest.fixture(scope="module")
-def only_page(browser: str) -> Iterator[Page]:
-    with driven(browser, SWITCHES) as page:
-        yield page
+def running(browser: str) -> Iterator[Browser]:
+    with driven(browser, SWITCHES) as it:
+        yield it
 
 
 @pytest.fixture
-def page(only_page: Page) -> Iterator[Page]:
-    """A browser that knows nothing of other tests; afterwards, no page has complained.
+def page(running: Browser) -> Iterator[Page]:
+    """A tab that knows nothing of other tests; afterwards, no page has complained.
 
     Script errors, refused requests and breaches of the content security policy all speak there.
     """
-    yield only_page
-    only_page.value("localStorage.clear()")
-    assert only_page.said == []
+    with running.page() as it:
+        yield it
+        assert it.said == []
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,8 +25,11 @@ class Page:
         self.said: list[str] = []
         self.downloads = downloads
         self._socket, self._session, self._number, self._events = socket, "", 0, list[dict[str, Any]]()
-        self.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads), eventsEnabled=True)
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        # It shares no storage with other tabs.
+        self._context = {"browserContextId": self.send("Target.createBrowserContext")["browserContextId"]}
+        where = {"downloadPath": str(downloads), "eventsEnabled": True}
+        self.send("Browser.setDownloadBehavior", behavior="allow", **where, **self._context)
+        target = self.send("Target.createTarget", url="about:blank", **self._context)["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
@@ -34,7 +38,7 @@ class Page:
         """A command's result."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters}
-        at = {"sessionId": self._session} if self._session and not method.startswith("Browser.") else {}
+        at = {"sessionId": self._session} if self._session and not method.startswith(("Browser.", "Target.")) else {}
         self._socket.send(json.dumps(command | at))
         while (message := self._receive()).get("id") != self._number:
             pass
@@ -53,12 +57,13 @@ class Page:
 
     def open(self, path: Path, state: str = "") -> None:
         for url in ("about:blank", path.as_uri() + state):  # or another state of the same page would load nothing
-            self.send("Page.navigate", url=url)
-            self.wait_for("Page.loadEventFired")
+            self._load("Page.navigate", url=url)
 
     def reload(self) -> None:
-        self.send("Page.reload")
-        self.wait_for("Page.loadEventFired")
+        self._load("Page.reload")
+
+    def close(self) -> None:
+        self.send("Target.disposeBrowserContext", **self._context)
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -98,18 +103,44 @@ class Page:
         [file] = self.downloads.iterdir()
         return file
 
+    def _load(self, method: str, **parameters: Any) -> None:
+        """A command that brings another document, until that is loaded: the event may be of an earlier one."""
+        self.value("window.isEarlier = true")
+        self.send(method, **parameters)
+        while True:
+            self.wait_for("Page.loadEventFired")
+            if self.value("!window.isEarlier && document.readyState === 'complete'"):
+                return
+
     def _receive(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self._socket.recv(timeout=PATIENCE))
-        if "method" in message:
+        if "method" in message and message.get("sessionId", self._session) == self._session:
             self._events.append(message)
             if message["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
                 self.said.append(json.dumps(message["params"]))
         return message
 
 
+@dataclass(frozen=True)
+class Browser:
+    """One that runs."""
+
+    socket: ClientConnection
+    downloads: Path
+
+    @contextmanager
+    def page(self) -> Iterator[Page]:
+        """A tab that knows nothing of others, for as long as the `with` lasts."""
+        page = Page(self.socket, self.downloads)
+        try:
+            yield page
+        finally:
+            page.close()
+
+
 @contextmanager
-def driven(browser: str, switches: tuple[str, ...]) -> Iterator[Page]:
-    """A page of a browser of its own, for as long as the `with` lasts."""
+def driven(browser: str, switches: tuple[str, ...]) -> Iterator[Browser]:
+    """A browser of its own, for as long as the `with` lasts."""
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         TemporaryDirectory() as downloads,
@@ -125,6 +156,6 @@ def driven(browser: str, switches: tuple[str, ...]) -> Iterator[Page]:
             url = next(found[1] for line in said if (found := re.search(r"listening on (ws://\S+)", line)))
             # By no proxy: the browser is on this machine.
             with connect(url, max_size=None, proxy=None) as socket:
-                yield Page(socket, Path(downloads))
+                yield Browser(socket, Path(downloads))
         finally:
             process.kill()

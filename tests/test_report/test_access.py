@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,22 +35,15 @@ def folder(write: Write, report: Report, thumbnails: dict[str, bytes]) -> Path:
     return found
 
 
-@pytest.fixture
-def looked_at(page: Page) -> Iterator[Page]:
-    yield page
-    page.send("Emulation.clearDeviceMetricsOverride")
-    page.send("Emulation.setEmulatedMedia", media="", features=[])
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_axe_finds_nothing(looked_at: Page, folder: Path, view: str, scheme: str) -> None:
+def test_axe_finds_nothing(page: Page, folder: Path, view: str, scheme: str) -> None:
     path, state, is_there = VIEWS[view]
-    looked_at.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    looked_at.open(folder / path, state)
-    looked_at.until(is_there)
-    looked_at.value(AXE + "; true")
-    found = looked_at.value(
+    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.open(folder / path, state)
+    page.until(is_there)
+    page.value(AXE + "; true")
+    found = page.value(
         "axe.run().then(({ violations, passes }) => ({ passes: passes.length, violations: violations.flatMap("
         "({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`)) }))"
     )
@@ -79,39 +71,37 @@ OVERLAPS = """
 
 
 @pytest.mark.parametrize("width", [320, 375, 500, 639, 641, 895, 897, 1280])
-def test_a_row_holds_label_tags_images_and_further_labels_at_any_width(
-    looked_at: Page, write: Write, width: int
-) -> None:
+def test_a_row_holds_label_tags_images_and_further_labels_at_any_width(page: Page, write: Write, width: int) -> None:
     def full(index: int, concept: str, truth: str) -> Neuron:
         neuron = make_neuron(index, concept, "hound", "wolf", concept, "fox", truth=truth)
         return replace(neuron, top_images=neuron.top_images * 5, is_nearly_constant=True)
 
     neurons = (full(0, "dog", "owl"), full(1, "a label of several words " * 5, "a name that is long " * 5))
     folder = write(Report("Rows", (), (Layer("fc", neurons),), cut=1.5))
-    looked_at.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
-    looked_at.open(folder / "layers" / "0-fc.html")
-    looked_at.until("document.querySelectorAll('#neurons img').length === 20")
-    assert looked_at.value(OVERLAPS) == []
+    page.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
+    page.open(folder / "layers" / "0-fc.html")
+    page.until("document.querySelectorAll('#neurons img').length === 20")
+    assert page.value(OVERLAPS) == []
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_is_wider_than_a_phone(looked_at: Page, folder: Path, view: str, width: int) -> None:
+def test_nothing_is_wider_than_a_phone(page: Page, folder: Path, view: str, width: int) -> None:
     path, state, is_there = VIEWS[view]
-    looked_at.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
-    looked_at.open(folder / path, state)
-    looked_at.until(is_there)
-    assert looked_at.value("document.documentElement.scrollWidth") <= width
+    page.send("Emulation.setDeviceMetricsOverride", width=width, height=812, deviceScaleFactor=1, mobile=True)
+    page.open(folder / path, state)
+    page.until(is_there)
+    assert page.value("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("view", ["overview", "card"])
-def test_paper_is_white_and_has_no_controls(looked_at: Page, folder: Path, view: str) -> None:
+def test_paper_is_white_and_has_no_controls(page: Page, folder: Path, view: str) -> None:
     path, state, is_there = VIEWS[view]
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-    looked_at.send("Emulation.setEmulatedMedia", media="print", features=dark)
-    looked_at.open(folder / path, state)
-    looked_at.until(is_there)
-    assert looked_at.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.send("Emulation.setEmulatedMedia", media="print", features=dark)
+    page.open(folder / path, state)
+    page.until(is_there)
+    assert page.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     controls = "[...document.querySelectorAll('button, input, select')]"
-    assert looked_at.value(f"{controls}.every((control) => control.offsetParent === null)")
-    assert looked_at.send("Page.printToPDF", printBackground=True)["data"].startswith("JVBER")  # %PDF
+    assert page.value(f"{controls}.every((control) => control.offsetParent === null)")
+    assert page.send("Page.printToPDF", printBackground=True)["data"].startswith("JVBER")  # %PDF
