@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.completion import rows_per_group, steps
 from tasks.feed import Clock, Feed, Wanted
-from tasks.models.devices import IMAGES_PER_PASS, choose_devices, held_device
+from tasks.models.devices import IMAGES_PER_BATCH, choose_devices, held_device, images_per_pass
 from tasks.observation import Missing, ObservationPlan, ObservationWork
 from tasks.observers import Embedder, Observer, Recorder, precomputed
 from tasks.passes import Pass
@@ -47,9 +47,9 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
     observers: dict[str, Observer] = {kind.name: kind(plan) for kind in (Embedder, Recorder) if kind.name in names}
     preprocess = {name: observer.preprocess for name, observer in observers.items()}
     wanted = [Wanted(missing.rows, _models(plan, missing)) for missing in work]
-    kind = choose_devices(plan.spec.device)[0].type
+    kind, asked = choose_devices(plan.spec.device)[0].type, plan.spec.batch_size
     # A batch is of one shard group, so that what is in it does not depend on which groups are missing.
-    size = min(plan.spec.batch_size or IMAGES_PER_PASS[kind], rows_per_group(plan.probe.num_images))
+    size = min(asked or IMAGES_PER_BATCH[kind], rows_per_group(plan.probe.num_images))
     started = time.perf_counter()
     # The first images are read and decoded while another task has the device.
     with (
@@ -65,7 +65,8 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
             blocks: Blocks = {}
             for name, images in batch.inputs.items():
                 with clock.timed(name):
-                    blocks |= observers[name].observe(missing, images, size)
+                    per_pass = size if asked else images_per_pass(device, images, size)
+                    blocks |= observers[name].observe(missing, images, per_pass)
             writer.add(missing, rows, blocks)
 
 

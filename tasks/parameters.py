@@ -116,8 +116,8 @@ class EngineSpec(Group):
     batch_size: int | None = Field(
         None,
         ge=1,
-        description="Images in a forward pass; 256 on a GPU and 64 elsewhere where it is not given. Halved whenever "
-        "memory ends.",
+        description="Images in a forward pass. By default 256 on a GPU, and on a CPU 8 of 224 x 224 pixels, or as "
+        "many pixels in up to 64 smaller ones. Halved whenever memory ends.",
     )
     memory: float = Field(
         0.25,

@@ -17,6 +17,7 @@ os.environ.pop("PREFECT_API_URL", None)
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.object_store import ObjectStore, object_store
@@ -27,8 +28,6 @@ REAL = REPO.parent / "shared" / "real"
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real networks and embeddings are not at {REAL}")
 
-#: A copy of the server's database before anything was recorded.
-EMPTY = "empty.db"
 #: Names and colours of the tiny probe set: an image's colour is its class.
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "grey": (128, 128, 128)}
 IMAGES_PER_COLOUR = 12
@@ -45,30 +44,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect home whose database has its tables, which take long to make, and nothing in them."""
+    from flows.engine.server import prefect_server
+
+    base = tmp_path_factory.getbasetemp()
+    # One for all processes that test side by side (xdist).
+    empty = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect"
+    with FileLock(f"{empty}.lock"):
+        if not empty.exists():
+            home, making = Path(os.environ["PREFECT_HOME"]), empty.with_suffix(".partial")
+            making.mkdir()
+            with (
+                prefect_server(),
+                closing(sqlite3.connect(home / "prefect.db")) as made,
+                closing(sqlite3.connect(making / "prefect.db")) as copied,
+            ):
+                made.backup(copied)
+            shutil.copy(home / "memo_store.toml", making)  # says that the kinds of blocks are in it
+            making.rename(empty)
+    return empty
+
+
+@pytest.fixture(scope="session")
+def prefect_api(empty_home: Path) -> Iterator[str]:
     """The URL of a Prefect server that flows called in this process use."""
     from flows.engine.server import prefect_server
 
-    home = Path(os.environ["PREFECT_HOME"])
+    shutil.copytree(empty_home, os.environ["PREFECT_HOME"], dirs_exist_ok=True)
     with prefect_server() as url:
-        with closing(sqlite3.connect(home / "prefect.db")) as made, closing(sqlite3.connect(home / EMPTY)) as empty:
-            made.backup(empty)
         yield url
 
 
 @pytest.fixture
-def prefect_home(prefect_api: str, tmp_path: Path) -> Path:
+def prefect_home(empty_home: Path, tmp_path: Path) -> Path:
     """A Prefect home for a process of the test's own."""
-    return make_prefect_home(tmp_path / "prefect")
-
-
-def make_prefect_home(folder: Path) -> Path:
-    """A Prefect home, once the session's server runs: its database has its tables, which take long to make."""
-    session = Path(os.environ["PREFECT_HOME"])
-    folder.mkdir()
-    shutil.copy(session / EMPTY, folder / "prefect.db")
-    shutil.copy(session / "memo_store.toml", folder)  # says that the kinds of blocks are in it
-    return folder
+    return shutil.copytree(empty_home, tmp_path / "prefect")
 
 
 @pytest.fixture

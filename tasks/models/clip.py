@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
 from tasks.models.checkpoints import CONVERT, digest_of_weights, loading
-from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
+from tasks.models.devices import Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe
@@ -52,7 +52,7 @@ class PlacedClip:
         """Whether it is just this."""
         return source is self._source and placement == self._placement
 
-    def embed_images(self, images: Tensor, batch_size: int = IMAGES_PER_PASS["cpu"]) -> Tensor:
+    def embed_images(self, images: Tensor, batch_size: int) -> Tensor:
         """Unit embeddings `[I, D]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches."""
 
         def forward(batch: Tensor) -> dict[str, Tensor]:

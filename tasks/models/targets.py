@@ -21,7 +21,7 @@ from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
 from tasks.models.checkpoints import digest_of_weights, load_into, loading, read_checkpoint, unwrapped
-from tasks.models.devices import IMAGES_PER_PASS, Batches, Placement
+from tasks.models.devices import Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
 from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
@@ -60,10 +60,7 @@ class PlacedTarget:
         return source is self._source and placement == self._placement
 
     def record(
-        self,
-        layouts: Mapping[SummaryName, Mapping[str, Layout]],
-        images: Tensor,
-        batch_size: int = IMAGES_PER_PASS["cpu"],
+        self, layouts: Mapping[SummaryName, Mapping[str, Layout]], images: Tensor, batch_size: int
     ) -> dict[Recorded, Tensor]:
         """Activations `[I, N]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches.
 

@@ -3,11 +3,12 @@
     python -m tests.benchmarks.probing [--runs 5] [--model-images 256] [--decode-images 512]
 
 model_bound_efficiency: the bare forward loop over preloaded tensors (CLIP ViT-B-32 and ResNet-50, random weights,
-500 x 375 JPEGs), over the pass. decode_bound_efficiency: bare decoding and preprocessing on all cores from bytes in
-memory (1600 x 1200 JPEGs, networks that cost next to nothing), over the pass. speedup_over_published: two passes as
-the published code makes them (ImageFolder, DataLoader, hooks, torch.save) on the same files, over the pass;
-speedup_with_draft: over the pass with --draft 448, whose results differ a little. Each is the median of pairs in one
-run, and the pass is what a run's tasks do, two at a time, with its writing.
+500 x 375 JPEGs), over the pass. speedup_by_batch_size: the pass with --batch-size 64, over the pass.
+decode_bound_efficiency: bare decoding and preprocessing on all cores from bytes in memory (1600 x 1200 JPEGs,
+networks that cost next to nothing), over the pass. speedup_over_published: two passes as the published code makes
+them (ImageFolder, DataLoader, hooks, torch.save) on the same files, over the pass; speedup_with_draft: over the
+pass with --draft 448, whose results differ a little. Each is the median of pairs in one run, and the pass is what a
+run's tasks do, two at a time, with its writing.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from storage.shards import read_images
 from tasks.dissection.hooks import recorded
 from tasks.images import decode
 from tasks.models.clip import load_clip
+from tasks.models.devices import PIXELS_PER_PASS
 from tasks.models.targets import load_target
 from tasks.observation import plan_observation, recordings_of
 from tasks.observe import observe
@@ -50,6 +52,8 @@ SMALL_CLIP = {
     "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
 }
 CORES = os.cpu_count() or 1
+#: Of the bare forward loop, which is at its fastest with it.
+BATCH = PIXELS_PER_PASS // 224**2
 
 
 def draw(folder: Path, number: int, size: tuple[int, int]) -> None:
@@ -192,10 +196,13 @@ def main() -> None:
         inputs = [preprocessed(spec, data) for data in bytes_of(probe)]
         batches = [
             (torch.stack([one for one, _ in part]), torch.stack([other for _, other in part]))
-            for part in (inputs[start : start + 64] for start in range(0, len(inputs), 64))
+            for part in (inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH))
         ]
         found = median_ratio(lambda: forward_all(spec, probe, batches), lambda: whole_pass(spec, probe), given.runs)
         told("model_bound_efficiency", "forward alone", given.model_images, found)
+        of_64 = spec.model_copy(update={"batch_size": 64})
+        found = median_ratio(lambda: whole_pass(of_64, probe), lambda: whole_pass(spec, probe), given.runs)
+        told("speedup_by_batch_size", "64 at a time", given.model_images, found)
 
         draw(folder / "large", given.decode_images, (1600, 1200))
         light = DissectSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.__main__ import cli
 from tasks.spec import DissectSpec
-from tests.conftest import REPO, draw_images, make_prefect_home, write_embeddings
+from tests.conftest import REPO, draw_images, write_embeddings
 from tests.operators import Server, Worker, end, patience, start, until
 from tests.test_flows.conftest import Counting, parameters
 from tests.test_flows.test_dissect import tables
@@ -39,14 +40,14 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[dict[str, str]]:
+def environment(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Iterator[dict[str, str]]:
     """The environment of an operator: a server on loopback, with a database of its own."""
     folder = tmp_path_factory.mktemp("server")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = plain | {
-        "PREFECT_HOME": str(make_prefect_home(folder / "home")),
+        "PREFECT_HOME": str(shutil.copytree(empty_home, folder / "home")),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",

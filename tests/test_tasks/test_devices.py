@@ -147,6 +147,15 @@ def test_a_batch_is_always_filled_and_gives_what_its_images_give() -> None:
     assert torch.equal(found["doubled"], 2 * images.flatten(1))
 
 
+def test_a_cpu_takes_few_large_images_at_a_time_and_a_gpu_what_it_is_given() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    expected = {48: 64, 112: 32, 224: 8, 336: 3, 1024: 1}
+    images = {side: torch.empty(1, 3, side, side, device="meta") for side in expected}
+    assert {side: devices.images_per_pass(cpu, of, 64) for side, of in images.items()} == expected
+    assert devices.images_per_pass(cpu, images[48], 16) == 16
+    assert {devices.images_per_pass(gpu, of, 256) for of in images.values()} == {256}
+
+
 class Small:
     """A device with memory for so many images; `error` says that it is full."""
 
