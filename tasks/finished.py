@@ -39,6 +39,7 @@ from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
 from tasks.parameters import names_function
+from tasks.paths import seen_from
 from tasks.published import LABELS, read_run, read_table
 from tasks.shard import ProbeRef, probe_at
 from tasks.spec import DissectSpec, LabelSpec
@@ -92,8 +93,9 @@ class FinishedRun:
 
     @property
     def spec(self) -> DissectSpec:
-        """Its parameters, with the store where it is."""
-        return DissectSpec(**self.facts["spec"] | {"store": self.store.root.url})
+        """Its parameters, with paths as they were where it was started, and the store where it is."""
+        spec = seen_from(Path(self.facts.get("folder", "")), self.facts["spec"])
+        return DissectSpec(**spec | {"store": self.store.root.url})
 
     @property
     def probe(self) -> ProbeRef:
@@ -131,20 +133,12 @@ class FinishedRun:
     def plan_of(self, layers: Iterable[str]) -> LabelPlan:
         """What the labels of some of its layers were made of, and where they lie.
 
-        Raises `IncompleteError` where some of it is not in the store any more, `StudyError` where the concept list is
-        another one by now.
+        Raises `IncompleteError` where some of it is not in the store any more, `ConceptError` where the concept list
+        is not there any more, and `StudyError` where it is another one by now.
         """
         probe, spec, concepts = self.probe, self._label_spec, self.facts["digests"]["concepts"]
         of = self._embeddings(), self._activations(spec, layers)
-        try:
-            plan = plan_labels_of(probe, spec, *of, ConceptEmbeddingsRef(self.store.concepts(concepts), concepts))
-        except ConceptError as error:
-            if "://" in spec.concepts or Path(spec.concepts).is_absolute():
-                raise
-            raise StudyError(
-                f"{error} The run names it as it is seen from the folder that it was started in: start this there "
-                f"too, not in {Path.cwd()}."
-            ) from error
+        plan = plan_labels_of(probe, spec, *of, ConceptEmbeddingsRef(self.store.concepts(concepts), concepts))
         if plan.digest != self.facts["digests"]["labels"]:
             raise StudyError(
                 f"The labels of {self.out.url} would be others today: the concept list {spec.concepts} has changed "

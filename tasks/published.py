@@ -92,6 +92,8 @@ class _Run(_Part):
 
     digest: str
     spec: _Spec
+    #: Empty in runs of older versions.
+    folder: str = ""
     probe: str
     digests: dict[str, str]
     counts: _Counts

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def run_facts(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) ->
     return {
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
+        "folder": str(Path.cwd()),  # in which relative paths mean what they do
         "probe": of.probe.folder.url,
         "digests": plan.digests,
         "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},

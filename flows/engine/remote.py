@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -31,6 +30,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelling
 
 from tasks.parameters import Group
+from tasks.paths import seen_from
 
 #: The project's folder: entry points of deployments are relative to it.
 PROJECT = Path(__file__).resolve().parents[2]
@@ -40,13 +40,6 @@ LOST_RUNS = PROJECT / "deployments" / "lost-runs.yaml"
 SECONDS_BETWEEN_LOOKS = 1.0
 #: How often a run is seen as Crashed until that is its end: one that was lost is scheduled again a moment later.
 LOOKS_AT_A_CRASH = 5
-#: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
-PATHS = (
-    *("probe", "store", "out", "publish", "checkpoint", "clip_checkpoint"),
-    *("image_embeddings", "concept_embeddings"),
-)
-#: Those that are paths where such a file is, and else names.
-PATHS_OR_NAMES = ("clip", "concepts", "truth")
 
 
 class RemoteError(Exception):
@@ -145,22 +138,9 @@ def submit(spec: Group, deployment: str) -> FlowRun:
             raise RemoteError(
                 f"There is no deployment {deployment!r}, but {known}. `clip-dissect deploy` makes them."
             ) from error
-        return client.create_flow_run_from_deployment(found.id, parameters={"spec": from_here(parameters)})
-
-
-def from_here(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters whose paths mean in another working directory what they mean here."""
-
-    def absolute(name: str, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [absolute(name, one) for one in value]
-        if not isinstance(value, str) or ":" in value:
-            return value
-        path = Path(value).expanduser()
-        return str(path.absolute()) if name in PATHS or (path.suffix and path.is_file()) else value
-
-    names = PATHS + PATHS_OR_NAMES
-    return {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+        return client.create_flow_run_from_deployment(
+            found.id, parameters={"spec": seen_from(Path.cwd(), parameters)}
+        )
 
 
 @dataclass(frozen=True)

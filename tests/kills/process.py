@@ -87,6 +87,9 @@ class _Forked:
             _, status = os.waitpid(self._process, 0)
             said = told.read()
         seconds = time.perf_counter() - self._started
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
+            died = signal.Signals(os.WTERMSIG(status)).name
+            return {"end": "failed", "error": f"it died of {died}", "seconds": seconds}
         if os.WIFSIGNALED(status):
             return {"end": "killed", "at": said or "any moment", "seconds": seconds}
         return {"seconds": seconds} | json.loads(said)

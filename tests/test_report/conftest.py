@@ -89,15 +89,22 @@ def running(browser: str) -> Iterator[Browser]:
         yield it
 
 
+@pytest.fixture(scope="module")
+def only_tab(running: Browser) -> Iterator[Page]:
+    with running.page() as it:
+        yield it
+
+
 @pytest.fixture
-def page(running: Browser) -> Iterator[Page]:
-    """A tab that knows nothing of other tests; afterwards, no page has complained.
+def page(only_tab: Page) -> Iterator[Page]:
+    """A tab of a usual screen; afterwards, no page has complained.
 
     Script errors, refused requests and breaches of the content security policy all speak there.
     """
-    with running.page() as it:
-        yield it
-        assert it.said == []
+    only_tab.send("Emulation.clearDeviceMetricsOverride")
+    only_tab.send("Emulation.setEmulatedMedia", media="", features=[])
+    yield only_tab
+    assert only_tab.said == []
 
 
 @pytest.fixture

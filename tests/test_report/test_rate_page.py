@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tasks.report.rate_page import Question, Questions, render_questions
 from tasks.report.scales import ONE_TO_FIVE, YES_MAYBE_NO
-from tests.test_report.devtools import Page
+from tests.test_report.devtools import Browser, Page
 from tests.test_report.test_browser import HOSTILE
 
 CONCEPTS = ("dog", "=1+1", 'a "striped" thing, red', "sky; @now")
@@ -24,6 +25,14 @@ ASKED = Questions(
     YES_MAYBE_NO,
     tuple(Question(f"{i}-x{i}", concept, (40 + i, 3)) for i, concept in enumerate(CONCEPTS)),
 )
+
+
+@pytest.fixture
+def page(running: Browser) -> Iterator[Page]:
+    """A tab whose storage is its own, and empty."""
+    with running.page() as it:
+        yield it
+        assert it.said == []
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from storage.errors import EmbeddingsError
-from tasks.dissection.errors import UnknownNameError
+from tasks.dissection.errors import ConceptError, UnknownNameError
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.finished import FinishedRun, StudyError
 from tasks.labelling import LabelPlan
@@ -138,7 +138,7 @@ def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: Finished
         similarities(studied, ASKED, silent)
 
 
-def test_a_list_that_was_named_from_another_folder_is_told_so(
+def test_files_named_from_another_folder_are_found_and_missing_ones_told(
     labelled_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(labelled_bench.concepts.parent)
@@ -147,5 +147,8 @@ def test_a_list_that_was_named_from_another_folder_is_told_so(
     run = FinishedRun.at(str(tmp_path / "out"))
     assert run.plan_of(run.layers)
     monkeypatch.chdir(tmp_path / "out")
-    with pytest.raises(StudyError, match=r"There is no concept file .* the folder that it was started in"):
-        run.plan_of(run.layers)
+    again = FinishedRun.at(str(tmp_path / "out"))
+    assert again.plan_of(run.layers).digest == run.plan.digest
+    labelled_bench.concepts.rename(tmp_path / "away.txt")
+    with pytest.raises(ConceptError, match=r"There is no concept file"):
+        again.plan_of(run.layers)
