@@ -6,6 +6,7 @@ product's own; what they submit goes to two threads instead of a Prefect server,
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -65,6 +66,7 @@ class _Forked:
         self._reading, writing = os.pipe()
         self._process = os.fork()
         if self._process == 0:
+            faulthandler.enable()
             import torch
 
             torch.set_num_threads(1)  # torch makes its pools anew after a fork, and two threads would do so at once
@@ -87,11 +89,11 @@ class _Forked:
             _, status = os.waitpid(self._process, 0)
             said = told.read()
         seconds = time.perf_counter() - self._started
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
-            died = signal.Signals(os.WTERMSIG(status)).name
-            return {"end": "failed", "error": f"it died of {died}", "seconds": seconds}
         if os.WIFSIGNALED(status):
-            return {"end": "killed", "at": said or "any moment", "seconds": seconds}
+            if said or not ended:
+                return {"end": "killed", "at": said or "any moment", "seconds": seconds}
+            died = signal.Signals(os.WTERMSIG(status)).name
+            return {"end": "failed", "error": f"it died of {died}, by no hand of ours", "seconds": seconds}
         return {"seconds": seconds} | json.loads(said)
 
 
