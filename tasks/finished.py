@@ -86,12 +86,12 @@ class FinishedRun:
         """First labels, a row per layer and neuron, layers in the run's order."""
         return self.labels[self.labels["rank"] == 1]
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store that it was made in, which lies where the probe set does."""
         return Store.existing(self._probe.url.removesuffix(f"/probes/{self._probe.name}"))
 
-    @property
+    @cached_property
     def spec(self) -> DissectSpec:
         """Its parameters, with paths as they were where it was started, and the store where it is."""
         spec = seen_from(Path(self.facts.get("folder", "")), self.facts["spec"])

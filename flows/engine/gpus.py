@@ -7,10 +7,9 @@ after up to half a minute, and GPUs would idle so long after each task if every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -51,8 +50,8 @@ class _Limit:
 def check_gpus(spec: EngineSpec) -> None:
     """Raises `GpuError` where nothing counts the GPUs that a run asks for, or its fleet has too few or others."""
     if spec.dask_address:
-        if _share_of_task(spec, spec.dask_address):
-            _check_workers(spec, spec.dask_address)
+        if workers := _gpu_workers(spec, spec.dask_address):
+            _check_workers(spec, spec.dask_address, workers)
     elif num_gpus := _num_gpus(spec):
         _limit(num_gpus)
 
@@ -67,8 +66,8 @@ def gpus(spec: EngineSpec, num_tasks: int) -> Iterator[None]:
     if spec.dask_address:
         import dask  # in here: with its own imports it takes a while
 
-        share = _share_of_task(spec, spec.dask_address)
-        with dask.annotate(**({"resources": {RESOURCE: share}} if share else {})):
+        of_gpus = {"resources": {RESOURCE: 1 / TASKS_PER_DEVICE}}
+        with dask.annotate(**(of_gpus if _gpu_workers(spec, spec.dask_address) else {})):
             yield
         return
     num_gpus = min(_num_gpus(spec), num_tasks)
@@ -117,43 +116,36 @@ def _limit(num_gpus: int) -> _Limit | None:
     return _Limit(pool, found.limit, found.limit - found.active_slots)
 
 
-def _share_of_task(spec: EngineSpec, address: str) -> float | None:
-    """What each task takes of a worker's GPU; None where tasks go to any worker, and find its devices themselves."""
+def _gpu_workers(spec: EngineSpec, address: str) -> list[str]:
+    """Dask workers that declare a GPU; none where tasks go to any worker, and find its devices themselves."""
     from distributed import Client
 
     is_needed = spec.device.startswith("cuda")
     if not is_needed and spec.device != "auto":
-        return None
+        return []
     with Client(address, set_as_default=False) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
-    if _declaring(workers):
-        return 1 / TASKS_PER_DEVICE
-    if not is_needed:
-        return None
-    raise GpuError(
-        f"--device {spec.device} asks for GPUs, and none of the {len(workers)} Dask workers at {address} declares "
-        f"one: tasks would wait for ever. Start workers that have one with `--resources {RESOURCE}=1`; with --device "
-        "auto, tasks go to any worker, and take the devices that it has."
-    )
+    declaring = [worker for worker, of in workers.items() if of["resources"].get(RESOURCE)]
+    if is_needed and not declaring:
+        raise GpuError(
+            f"--device {spec.device} asks for GPUs, and none of the {len(workers)} Dask workers at {address} "
+            f"declares one: tasks would wait for ever. Start workers that have one with `--resources {RESOURCE}=1`; "
+            "with --device auto, tasks go to any worker, and take the devices that it has."
+        )
+    return declaring
 
 
-def _declaring(workers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Addresses of the workers that declare a GPU."""
-    return [address for address, worker in workers.items() if worker["resources"].get(RESOURCE)]
-
-
-def _check_workers(spec: EngineSpec, address: str) -> None:
-    """Raises `GpuError` where a worker that declares a GPU has not the devices asked for; before any other work."""
+def _check_workers(spec: EngineSpec, address: str, workers: list[str]) -> None:
+    """Raises `GpuError` where one of the workers has not the devices asked for; before any other work."""
     from distributed import Client
 
     with Client(address, set_as_default=False) as client:
-        asked = _declaring(client.scheduler_info(n_workers=-1)["workers"])
-        answers = client.run(choose_devices, spec.device, workers=asked, on_error="return")
+        answers = client.run(choose_devices, spec.device, workers=workers, on_error="return")
     wrong = {worker: answer for worker, answer in answers.items() if isinstance(answer, ModelError)}
     if wrong:
         worker, error = min(wrong.items())
         raise GpuError(
-            f"{len(wrong)} of the {len(asked)} Dask workers at {address} that declare a GPU cannot take --device "
+            f"{len(wrong)} of the {len(workers)} Dask workers at {address} that declare a GPU cannot take --device "
             f"{spec.device}; {worker} says: {error} Start each with a GPU of its own "
             f"(`CUDA_VISIBLE_DEVICES=N dask worker --resources {RESOURCE}=1`), and use --device cuda: the one it "
             "sees is cuda:0."

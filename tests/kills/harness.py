@@ -124,7 +124,7 @@ class Setting:
         for made in filter(Path.exists, (self.folder / "store", self.folder / "out")):
             shutil.rmtree(made)
 
-    def points(self, rng: random.Random, met: Container[str] = ()) -> list[Point | None]:
+    def points(self, rng: random.Random, met: Container[str]) -> list[Point | None]:
         """Every moment of every action on each kind of file, at one of the times that it is done; None is any moment.
 
         Each kind of file comes once before one comes again, and so does each action on it; those of `met` come last.
