@@ -24,6 +24,7 @@ from tasks import sample
 from tasks.dissection import concepts as lists
 from tasks.dissection.concepts import ConceptList
 from tasks.dissection.errors import ConceptError
+from tasks.dissection.threads import computes_alone, in_threads
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
 from tasks.precomputed import Floats, file_digest, read_npy
@@ -110,6 +111,7 @@ def num_concepts(spec: EmbedSpec) -> int:
 
 
 @task(task_run_name="embed {num_texts} concepts", cache_policy=NO_CACHE)
+@computes_alone
 def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -> int:
     """Embeds the texts that no block has, and writes them as one block; returns how many."""
     del num_texts  # it is in the task's name
@@ -149,7 +151,7 @@ def embed_texts(clip: PlacedClip, texts: list[str]) -> Floats:
     """Unit embeddings of texts, `[C, D]`."""
     batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
     filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
-    vectors: Floats = torch.cat([clip.embed_texts(batch) for batch in filled])[: len(texts)].numpy()
+    vectors: Floats = torch.cat(list(in_threads(clip.embed_texts, filled)))[: len(texts)].numpy()
     return vectors
 
 

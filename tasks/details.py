@@ -21,6 +21,7 @@ from tasks.dissection.neighbours import by_correlation
 from tasks.dissection.ranges import RANGES, Keys, Largest, drawn, in_range, keys_of, num_certain, of_keys
 from tasks.dissection.spread import Spread
 from tasks.dissection.streaming import Statistics
+from tasks.dissection.threads import computes_alone
 from tasks.labelling import DONE, NEURONS_UNIT
 from tasks.running import Waiting, go_on
 
@@ -29,6 +30,7 @@ ACTIVATIONS_PER_STRIP = 2**24
 
 
 @task(task_run_name="details of {layer}: neurons {block.start}-{block.stop}", cache_policy=NO_CACHE)
+@computes_alone
 def measure(plan: DetailsPlan, layer: str, block: Rows) -> None:
     """Finds histograms and upper ranges of some neurons, and keeps what they are to be compared by."""
     with plan.held(layer, block.name, Waiting()):
@@ -102,6 +104,7 @@ def _drawn(strip: Rows, keys: Keys, num_images: Keys, num_known: Keys) -> Arrays
 
 
 @task(task_run_name="join details of {layer}", cache_policy=NO_CACHE)
+@computes_alone
 def join_details(plan: DetailsPlan, layer: str) -> None:
     """Compares a layer's neurons, and joins its blocks into tables."""
     with plan.held(layer, DONE, Waiting()):

@@ -22,6 +22,7 @@ from tasks.dissection.labels import Labels
 from tasks.dissection.null import null_quantile
 from tasks.dissection.panels import Labelled, label
 from tasks.dissection.scorers import log_normaliser, used_rows
+from tasks.dissection.threads import computes_alone
 from tasks.label_tables import label_table, neurons_table, top_images_table
 from tasks.labelling import DONE, FOUND, LABELS, NEURONS, TOP_IMAGES, USED, WITH_PRIOR, Block, LabelPlan
 from tasks.running import Waiting
@@ -39,6 +40,7 @@ from tasks.summaries import TOP_IMAGES_RECORDED
 
 
 @task(task_run_name="top images of {layer}", cache_policy=NO_CACHE)
+@computes_alone
 def find_top_images(plan: LabelPlan, layer: str) -> None:
     """Finds every neuron's top images and whether it is dead."""
     with plan.held(layer, FOUND, Waiting()):
@@ -66,6 +68,7 @@ def _find_top_images(plan: LabelPlan, layer: str) -> None:
 
 
 @task(task_run_name="softmax over concepts of {layer}: {part}", cache_policy=NO_CACHE)
+@computes_alone
 def sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
     """Sums the exponentials over all concepts for some of the images that count."""
     with plan.held(layer, f"softmax-{part.name}", Waiting()):
@@ -82,6 +85,7 @@ def _sum_softmax(plan: LabelPlan, layer: str, part: Rows) -> None:
 
 
 @task(task_run_name="score {layer}: {block}", cache_policy=NO_CACHE)
+@computes_alone
 def score_block(plan: LabelPlan, layer: str, block: Block) -> None:
     """Finds the best labels of a block's neurons among its concepts."""
     with plan.held(layer, block.name, Waiting()):
@@ -111,6 +115,7 @@ def _score_block(plan: LabelPlan, layer: str, block: Block) -> None:
 
 
 @task(task_run_name="label {layer}", cache_policy=NO_CACHE)
+@computes_alone
 def join_labels(plan: LabelPlan, layer: str) -> None:
     """Joins a layer's blocks into its label table."""
     with plan.held(layer, DONE, Waiting()):

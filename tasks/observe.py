@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.completion import rows_per_group, steps
+from storage.completion import Rows, rows_per_group, steps
+from tasks.dissection.threads import NUM_THREADS, computes_alone
 from tasks.feed import Clock, Feed, Wanted
 from tasks.models.devices import IMAGES_PER_BATCH, choose_devices, held_device, images_per_pass
 from tasks.observation import Missing, ObservationPlan, ObservationWork
-from tasks.observers import Embedder, Observer, Recorder, precomputed
+from tasks.observers import Embedder, Observed, Observer, Recorder, precomputed
 from tasks.passes import Pass
 from tasks.running import Waiting, go_on
 from tasks.writing import EMBEDDED, Blocks, Writer
 
+#: Forward passes begun on a CPU for each of its threads, while the first of them are waited for.
+PASSES_AHEAD = 2
+
 
 @task(task_run_name="observe {work}", cache_policy=NO_CACHE)
+@computes_alone
 def observe(plan: ObservationPlan, work: ObservationWork) -> Pass:
     """Decodes shard groups once, embeds and records what they lack; says what the time went into."""
     clock, num_images = Clock(), 0
@@ -60,14 +67,42 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
         for observer in observers.values():
             observer.place(device)
         batches = ((missing, rows) for missing in work for rows in steps(missing.rows, size))
+        ahead = _Ahead(writer, PASSES_AHEAD * NUM_THREADS if device.type == "cpu" else 0)
         for (missing, rows), batch in zip(batches, feed, strict=True):
             go_on()
-            blocks: Blocks = {}
+            observed, num_passes = [], 0
             for name, images in batch.inputs.items():
-                with clock.timed(name):
-                    per_pass = size if asked else images_per_pass(device, images, size)
-                    blocks |= observers[name].observe(missing, images, per_pass)
-            writer.add(missing, rows, blocks)
+                per_pass = size if asked else images_per_pass(device, images, size)
+                observed.append(observers[name].observe(missing, images, per_pass, partial(clock.timed, name)))
+                num_passes += -(-len(images) // per_pass)
+            ahead.add(missing, rows, observed, num_passes)
+        ahead.finish()
+
+
+class _Ahead:
+    """Batches that models look at while later ones are begun; their blocks are written in order."""
+
+    def __init__(self, writer: Writer, most_passes: int) -> None:
+        self._writer, self._most_passes = writer, most_passes
+        self._waiting: deque[tuple[Missing, Rows, list[Observed], int]] = deque()
+
+    def add(self, missing: Missing, rows: Rows, observed: list[Observed], num_passes: int) -> None:
+        """Takes in a batch; waits for earlier ones as long as they have more than `most_passes` passes."""
+        while sum(passes for *_, passes in self._waiting) > self._most_passes:
+            self._write()
+        self._waiting.append((missing, rows, observed, num_passes))
+
+    def finish(self) -> None:
+        """Waits for all of them."""
+        while self._waiting:
+            self._write()
+
+    def _write(self) -> None:
+        missing, rows, observed, _ = self._waiting.popleft()
+        blocks: Blocks = {}
+        for wait in observed:
+            blocks |= wait()
+        self._writer.add(missing, rows, blocks)
 
 
 def _models(plan: ObservationPlan, missing: Missing) -> tuple[str, ...]:

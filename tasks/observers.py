@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -11,13 +12,16 @@ from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.identity import Identity
 from tasks.models.clip import Clip, PlacedClip, load_clip
-from tasks.models.devices import Placement, placed
+from tasks.models.devices import Placement, Timed, placed
 from tasks.models.errors import ModelError
 from tasks.models.preprocess import Preprocess
 from tasks.models.targets import PlacedTarget, Target, load_target
 from tasks.observation import Missing, ObservationPlan
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.writing import EMBEDDED, Blocks
+
+#: Waits for blocks of images that models look at.
+Observed = Callable[[], Blocks]
 
 
 class Observer(Protocol):
@@ -30,8 +34,11 @@ class Observer(Protocol):
     def place(self, device: torch.device) -> None:
         """Puts it on a device that the caller holds."""
 
-    def observe(self, missing: Missing, images: Tensor, batch_size: int) -> Blocks:
-        """What a shard group lacks of preprocessed images `[B, 3, H, W]`, `batch_size` at a time."""
+    def observe(self, missing: Missing, images: Tensor, batch_size: int, timed: Timed) -> Observed:
+        """Begins to look at preprocessed images `[B, 3, H, W]`, `batch_size` at a time, for what a shard group lacks.
+
+        Each forward pass is made inside `timed()`.
+        """
 
 
 class Embedder:
@@ -49,10 +56,11 @@ class Embedder:
         """See `Observer`."""
         self._placed = placed(PlacedClip, self._clip, Placement.of(self._spec, device))
 
-    def observe(self, missing: Missing, images: Tensor, batch_size: int) -> Blocks:
+    def observe(self, missing: Missing, images: Tensor, batch_size: int, timed: Timed) -> Observed:
         """See `Observer`."""
         del missing  # it lacks embeddings
-        return {EMBEDDED: self._placed.embed_images(images, batch_size)}
+        finish = self._placed.embed_images(images, batch_size, timed)
+        return lambda: {EMBEDDED: finish()}
 
 
 class Recorder:
@@ -73,13 +81,13 @@ class Recorder:
         """See `Observer`."""
         self._placed = placed(PlacedTarget, self._target, Placement.of(self._spec, device))
 
-    def observe(self, missing: Missing, images: Tensor, batch_size: int) -> Blocks:
+    def observe(self, missing: Missing, images: Tensor, batch_size: int, timed: Timed) -> Observed:
         """See `Observer`."""
         layouts = {
             summary: {layer: of.layouts[layer] for name, layer in missing.activations if name == summary}
             for summary, of in self._of.items()
         }
-        return cast(Blocks, self._placed.record(layouts, images, batch_size))
+        return cast(Observed, self._placed.record(layouts, images, batch_size, timed))
 
 
 def precomputed(plan: ObservationPlan, rows: Rows) -> Tensor:

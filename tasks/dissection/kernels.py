@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +12,8 @@ import torch
 from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
+
+from tasks.dissection.threads import each
 
 #: What a thread scores at once. 4,096 images times 64 float32 are 1 MB, about a core's second cache, and a row of
 #: such a tile is four cache lines that the processor fetches together.
@@ -116,9 +114,13 @@ def product(X: Tensor, Y: Tensor) -> Tensor:
     # AVX-512 on any processor that has it; a product runs in MKL, which does so on Intel's alone: 240 GFLOP/s instead
     # of 145 on two cores of an EPYC. Some rows at a time: it holds them, and what they give, twice.
     out = torch.from_numpy(np.empty((len(X), len(Y)), np.float32))
-    for rows, into in zip(torch.split(X, ROWS_AT_ONCE), torch.split(out, ROWS_AT_ONCE), strict=True):
-        pixels = rows[None, None].permute(0, 3, 1, 2)  # [1, d, 1, n]
-        into.copy_(F.conv2d(pixels, Y[:, :, None, None]).permute(0, 2, 3, 1)[0, 0])
+
+    def multiply(start: int) -> None:
+        rows = slice(start, start + ROWS_AT_ONCE)
+        pixels = X[rows][None, None].permute(0, 3, 1, 2)  # [1, d, 1, n]
+        out[rows].copy_(F.conv2d(pixels, Y[:, :, None, None]).permute(0, 2, 3, 1)[0, 0])
+
+    each(multiply, range(0, len(X), ROWS_AT_ONCE))
     return out
 
 
@@ -146,7 +148,7 @@ def by_tiles(s: Tensor, terms: Terms, largest_odds: float, total: Tensor) -> Non
         together = terms_together(largest_odds * float(tile.max()))
         add_logarithms(tile, *arrays, together, sums, start)
 
-    in_threads(score, range(0, s.shape[1], CONCEPTS_PER_TILE))
+    each(score, range(0, s.shape[1], CONCEPTS_PER_TILE))
 
 
 @compiled  # type: ignore[untyped-decorator]
@@ -227,15 +229,3 @@ def by_torch(s: Tensor, terms: Terms, largest_odds: float, total: Tensor) -> Non
             of_top = s[positions[entries[:, k : k + together]]]  # [n, k, C]
             factors = of_top.mul_(weights[:, k : k + together, None]).add_(1.0)
             total[neurons[n : n + size]] += factors.prod(dim=1).log_()
-
-
-def in_threads(function: Callable[[int], None], starts: range) -> None:
-    """Calls a function that leaves the interpreter's lock once per start."""
-    # `list`: an error in a thread is raised here.
-    list(_pool(torch.get_num_threads()).map(function, starts))
-
-
-@cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
-    # Not numba's own threads: two layers labelled at once would enter them together, which they do not allow.
-    return ThreadPoolExecutor(min(num_threads, os.cpu_count() or 1), thread_name_prefix="score")

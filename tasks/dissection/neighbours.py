@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tasks.dissection.streaming import first_largest
+from tasks.dissection.threads import matmul
 
 #: Decimals of a similarity. Sums in another order differ in the fifteenth, and so give the same neighbours.
 DECIMALS = 6
@@ -48,18 +49,18 @@ def by_correlation(A: Tensor, k: int, memory: int) -> Neighbours:
     Z = (A.double() - mean).masked_fill_(~counts, 0)
     Z /= Z.square().mean(0).sqrt().masked_fill(~live, 1)  # [S, N]
     if bool(counts.all()):
-        return _nearest(lambda block: Z[:, block].T @ Z / len(Z), live, k, memory)
+        return _nearest(lambda block: matmul(Z[:, block].T, Z) / len(Z), live, k, memory)
     M = counts.double()
     S = Z.square()
 
     def correlated(block: slice) -> Tensor:
         z, m, s = Z[:, block].T, M[:, block].T, S[:, block].T
-        num = m @ M  # [b, N], images that count for both
-        one, other = z @ M, m @ Z  # sums over these
-        mine, theirs = (s @ M) * num - one.square(), (m @ S) * num - other.square()
+        num = matmul(m, M)  # [b, N], images that count for both
+        one, other = matmul(z, M), matmul(m, Z)  # sums over these
+        mine, theirs = matmul(s, M) * num - one.square(), matmul(m, S) * num - other.square()
         # A neuron may have one activation on those images alone.
         is_told = (2 * num >= len(Z)) & (torch.minimum(mine, theirs) > SAME * num.square())
-        found = (z @ Z * num - one * other) / (mine * theirs).clamp(min=0).sqrt()
+        found = (matmul(z, Z) * num - one * other) / (mine * theirs).clamp(min=0).sqrt()
         return found.masked_fill(~is_told, -torch.inf)
 
     return _nearest(correlated, live, k, memory)
@@ -69,7 +70,7 @@ def by_cosine(V: Tensor, live: Tensor, k: int, memory: int) -> Neighbours:
     """By cosine of vectors `V [N, D]` of the neurons that are `live [N]` (bool), in `memory` bytes beside them."""
     unit = V.double()
     unit = unit / unit.norm(dim=1, keepdim=True).clamp(min=torch.finfo(unit.dtype).tiny)
-    return _nearest(lambda block: unit[block] @ unit.T, live, k, memory)
+    return _nearest(lambda block: matmul(unit[block], unit.T), live, k, memory)
 
 
 def _nearest(similarities: Callable[[slice], Tensor], live: Tensor, k: int, memory: int) -> Neighbours:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tasks.dissection.kernels import Floats, compiled, in_threads
+from tasks.dissection.kernels import Floats, compiled
+from tasks.dissection.threads import each
 
 #: Concepts that a thread sorts at once: 128 times 500 keys of 8 bytes lie in a core's second cache.
 SORTED_PER_TILE = 128
@@ -31,7 +32,7 @@ def reorder_errors(of_top: Tensor, q: Tensor, p: float) -> Tensor:
         keys.sort(axis=1)
         add_errors(keys, activations, p, errors[concepts])
 
-    in_threads(sort, range(0, of_top.shape[1], SORTED_PER_TILE))
+    each(sort, range(0, of_top.shape[1], SORTED_PER_TILE))
     return torch.from_numpy(errors)
 
 

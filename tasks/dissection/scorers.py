@@ -33,6 +33,7 @@ from tasks.dissection.similarity import (
     wpmi_reference_likelihood,
 )
 from tasks.dissection.streaming import CosineMoments, TopImages
+from tasks.dissection.threads import COLUMNS_PER_PART, each, in_threads
 
 #: Embeddings of images `[b, D]`, block after block; iterated again for every panel.
 Images = Iterable[Tensor]
@@ -201,17 +202,31 @@ class CosCubedScorer:
             for E, A in zip(
                 torch.split(embeddings, IMAGES_PER_BLOCK), torch.split(activations, IMAGES_PER_BLOCK), strict=True
             ):
-                images = product(E, concepts).sub_(mean_P.to(E)).pow_(3)  # [b, W]
+                images = product(E, concepts)  # [b, W]
                 centred = torch.where(A.isneginf(), 0.0, A.double() - self.mean)
                 neurons = centred.div_(scale).pow_(3).to(A)  # [b, N]
-                dots.addmm_(neurons.T, images)
-                of_concepts += images.double().square_().sum(0)
+                self._add(images, neurons, mean_P, dots, of_concepts)
                 of_neurons += neurons.double().square_().sum(0)
         neuron_norms = of_neurons.sqrt().maximum(self.min_norm / scale**3)
         concept_norms = of_concepts.sqrt().clamp_(min=self.min_norm)
         tiny = torch.finfo(torch.float64).tiny
         similarity = dots / (neuron_norms.clamp(min=tiny)[:, None] * concept_norms.clamp(min=tiny)).to(dots)
         return Scored(Scores(similarity[: self.num_neurons]), similarity[self.num_neurons :])
+
+    @staticmethod
+    def _add(images: Tensor, neurons: Tensor, mean_P: Tensor, dots: Tensor, of_concepts: Tensor) -> None:
+        """Adds products of cubes to `dots [N + S, W]`, and sums of squares to `of_concepts [W]`.
+
+        `images [b, W]`, which are cubed in place, less their mean `[W]`; `neurons [b, N + S]` are cubes.
+        """
+
+        def add(start: int) -> None:
+            some = slice(start, start + COLUMNS_PER_PART)
+            cubes = images[:, some].sub_(mean_P[some].to(images)).pow_(3)  # [b, w]
+            dots[:, some] += neurons.T @ cubes
+            of_concepts[some] += cubes.double().square_().sum(0)
+
+        each(add, range(0, images.shape[1], COLUMNS_PER_PART))
 
 
 def used_rows(top: TopImages) -> Tensor:
@@ -228,11 +243,11 @@ def by_position(top: TopImages, rows: Tensor) -> TopImages:
 def log_normaliser(images: Images, concepts: Tensor, a: float) -> Tensor:
     """`log Σ_m exp(a P[x, m])` `[U]` over all concepts `[C, D]`: what makes `exp(a P)` a softmax."""
     panels = torch.split(concepts, CONCEPTS_PER_SUM)
-    parts = []
-    for block in in_blocks(images, IMAGES_PER_SUM):
-        sums = (log_sum_of_exponentials(product(block, panel), a) for panel in panels)
-        parts.append(reduce(torch.logaddexp, sums))
-    return torch.cat(parts)
+
+    def normaliser(block: Tensor) -> Tensor:
+        return reduce(torch.logaddexp, (log_sum_of_exponentials(product(block, panel), a) for panel in panels))
+
+    return torch.cat(list(in_threads(normaliser, in_blocks(images, IMAGES_PER_SUM))))
 
 
 def products(images: Images, concepts: Tensor, images_per_block: int) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from tasks.dissection.kernels import LogOfProducts
 from tasks.dissection.ranks import reorder_errors
 from tasks.dissection.streaming import LogMeanExp, TopImages
+from tasks.dissection.threads import each
 
 Variant = Literal["paper", "reference"]
 
@@ -35,6 +36,8 @@ Variant = Literal["paper", "reference"]
 REFERENCE_EPSILON = 1e-7
 #: Neurons whose scores are in float64 at a time.
 NEURONS_PER_BLOCK = 1_024
+#: Concepts, and images, that a thread works on.
+CONCEPTS_PER_PART, IMAGES_PER_PART = 256, 1_024
 
 
 @dataclass(frozen=True)
@@ -215,19 +218,26 @@ class LogLikelihood:
     def against_prior(self, lam: float, live: Tensor | None = None, neurons: slice = slice(None)) -> Scores:
         """Likelihood less λ times the prior over a layer's live neurons; the layer is the neurons given.
 
-        In float64, a block of neurons at a time: whole, the copies would be what labelling needs most memory for.
+        In float64, some concepts and a block of neurons at a time: whole, the copies would be what labelling needs
+        most memory for.
         """
         layer = self.differing[neurons]
         taking_part = layer if live is None or not live.any() or live.all() else layer[live]
-        parts = (LogMeanExp.of(block) for block in torch.split(taking_part, NEURONS_PER_BLOCK))
-        log_prior = reduce(LogMeanExp.merge, parts).finish()  # [C]
-        shift = (1 - lam) * self.constant - lam * log_prior  # [C]
-        similarity = torch.empty_like(layer)
-        for block, into in zip(
-            torch.split(layer, NEURONS_PER_BLOCK), torch.split(similarity, NEURONS_PER_BLOCK), strict=True
-        ):
-            into.copy_(block.double() + shift)
-        return Scores(similarity, layer + self.constant, log_prior + self.constant)
+        similarity, likelihood = torch.empty_like(layer), torch.empty_like(layer)
+        log_prior = torch.empty(layer.shape[1], dtype=torch.float64)
+
+        def subtract(start: int) -> None:
+            some = slice(start, start + CONCEPTS_PER_PART)
+            parts = (LogMeanExp.of(block[:, some]) for block in torch.split(taking_part, NEURONS_PER_BLOCK))
+            log_prior[some] = reduce(LogMeanExp.merge, parts).finish()  # [c]
+            shift = (1 - lam) * self.constant - lam * log_prior[some]  # [c]
+            for first in range(0, len(layer), NEURONS_PER_BLOCK):
+                block = slice(first, first + NEURONS_PER_BLOCK), some
+                similarity[block] = (layer[block].double() + shift).to(layer)
+                likelihood[block] = layer[block] + self.constant
+
+        each(subtract, range(0, layer.shape[1], CONCEPTS_PER_PART))
+        return Scores(similarity, likelihood, log_prior + self.constant)
 
 
 def top_images(A: Tensor | TopImages, top_k: int) -> TopImages:
@@ -252,8 +262,16 @@ def shares(P: Iterable[Tensor], log_normaliser: Tensor, a: float) -> Iterator[Te
     """
     first = 0
     for block in P:
-        yield block.mul_(a).sub_(log_normaliser[first : first + len(block), None]).exp_()
+        normaliser = log_normaliser[first : first + len(block), None]
+        parts = zip(*(torch.split(X, IMAGES_PER_PART) for X in (block, normaliser)), strict=True)
+        each(partial(_share, a), parts)
+        yield block
         first += len(block)
+
+
+def _share(a: float, part: tuple[Tensor, Tensor]) -> None:
+    products, log_normaliser = part
+    products.mul_(a).sub_(log_normaliser).exp_()
 
 
 def sum_over_top(X: Iterable[Tensor], top: TopImages) -> Tensor:

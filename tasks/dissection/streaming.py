@@ -11,6 +11,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from tasks.dissection.threads import each, in_threads, matmul
+
+#: Rows of a matrix, and concepts, that one thread works on.
+ROWS_PER_PART = 256
+
 
 def first_largest(X: Tensor, k: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The `min(k, M)` largest of each row of `X [N, M]`, largest first, and where they stand; ties to the lower.
@@ -19,6 +24,20 @@ def first_largest(X: Tensor, k: int, positions: Tensor | None = None) -> tuple[T
     of equal values, so that what it takes would depend on the chunking. It is four times faster than a stable sort,
     though, and so only rows in which the last one taken has an equal are looked at again.
     """
+
+    def of_some(rows: slice) -> tuple[Tensor, Tensor]:
+        return _first_largest(X[rows], k, None if positions is None else positions[rows])
+
+    parts = in_threads(of_some, _parts(len(X)))
+    values, where = zip(*parts, strict=True)
+    return torch.cat(values), torch.cat(where)
+
+
+def _parts(length: int) -> list[slice]:
+    return [slice(start, start + ROWS_PER_PART) for start in range(0, max(1, length), ROWS_PER_PART)]
+
+
+def _first_largest(X: Tensor, k: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
     k = min(k, X.shape[1])
     values, columns = X.topk(min(k + 1, X.shape[1]), dim=1)  # [N, k + 1]
     if k < X.shape[1]:
@@ -133,7 +152,7 @@ class CosineMoments:
         """Of a block of rows: `embeddings [rows, D]`, `activations [rows, N]`; one of -inf adds nothing."""
         E, A = embeddings.double(), activations.double()
         A = A.masked_fill(A.isneginf(), 0)
-        return cls(E.T @ E, E.T @ A, A.square().sum(0))
+        return cls(E.T @ E, matmul(E.T, A), A.square().sum(0))
 
     def merge(self, other: CosineMoments) -> CosineMoments:
         """Of the rows of both."""
@@ -141,10 +160,16 @@ class CosineMoments:
 
     def finish(self, concepts: Tensor) -> Tensor:
         """Cosines `[N, C]` for concept embeddings `[C, D]`; 0 for a neuron that is 0 on every image."""
-        T = concepts.double()
-        norms = ((T @ self.images) * T).sum(1).clamp(min=0).sqrt()  # [C]
-        scale = self.neurons.sqrt()[:, None] * norms  # [N, C]
-        return ((T @ self.cross).T / scale.clamp(min=torch.finfo(scale.dtype).tiny)).to(concepts.dtype)
+        cosines = concepts.new_empty(len(self.neurons), len(concepts))
+
+        def finish(some: slice) -> None:
+            T = concepts[some].double()  # [c, D]
+            norms = ((T @ self.images) * T).sum(1).clamp(min=0).sqrt()  # [c]
+            scale = self.neurons.sqrt()[:, None] * norms  # [N, c]
+            cosines[:, some] = ((T @ self.cross).T / scale.clamp(min=torch.finfo(scale.dtype).tiny)).to(cosines)
+
+        each(finish, _parts(len(concepts)))
+        return cosines
 
 
 @dataclass(frozen=True)

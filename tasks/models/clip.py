@@ -6,9 +6,11 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
 from tasks.models.checkpoints import CONVERT, digest_of_weights, loading
-from tasks.models.devices import Batches, Placement
+from tasks.models.devices import Batches, Placement, Timed
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe
@@ -47,24 +49,30 @@ class PlacedClip:
         encode: Callable[[Tensor], Tensor] = self._model.encode_image
         self._encode_image = torch.compile(encode) if placement.compile else encode
         self._batches = Batches(f"CLIP model {clip.name}", placement)
+        self._tokenizing = Lock()
 
     def stands_for(self, source: Clip, placement: Placement) -> bool:
         """Whether it is just this."""
         return source is self._source and placement == self._placement
 
-    def embed_images(self, images: Tensor, batch_size: int) -> Tensor:
-        """Unit embeddings `[I, D]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches."""
+    def embed_images(self, images: Tensor, batch_size: int, timed: Timed = nullcontext) -> Callable[[], Tensor]:
+        """Begins to embed preprocessed images `[I, 3, H, W]`, by batches; returns a function that waits for it.
+
+        That gives unit embeddings `[I, D]` float32, on the CPU. Each forward pass is made inside `timed()`.
+        """
 
         def forward(batch: Tensor) -> dict[str, Tensor]:
             features = self._encode_image(self._placement.inputs(batch))
             return {"embeddings": F.normalize(features.float(), dim=1)}
 
-        return self._batches.run(forward, images, batch_size)["embeddings"]
+        finish = self._batches.start(forward, images, batch_size, timed)
+        return lambda: finish()["embeddings"]
 
     @torch.inference_mode()
     def embed_texts(self, texts: list[str]) -> Tensor:
-        """Unit embeddings `[B, D]` float32, on the CPU, of texts."""
-        tokens = self._source.tokenize(texts).to(self._placement.device)
+        """Unit embeddings `[B, D]` float32, on the CPU, of texts. Threads may call it at the same time."""
+        with self._tokenizing:  # those of transformers fail where two threads call one
+            tokens = self._source.tokenize(texts).to(self._placement.device)
         return F.normalize(self._model.encode_text(tokens).float(), dim=1).cpu()
 
 

@@ -6,8 +6,8 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
 from tasks.models.checkpoints import digest_of_weights, load_into, loading, read_checkpoint, unwrapped
-from tasks.models.devices import Batches, Placement
+from tasks.models.devices import Batches, Placement, Replicas, Timed
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
 from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
@@ -51,6 +51,7 @@ class PlacedTarget:
     def __init__(self, target: Target, placement: Placement) -> None:
         self._source, self._placement = target, placement
         self._model = placement.place(target.model)
+        self._replicas = Replicas(self._model)
         self._compiled: nn.Module | None = None
         self._compiled_for: dict[SummaryName, tuple[str, ...]] = {}
         self._batches = Batches(f"network {target.name}", placement)
@@ -60,31 +61,33 @@ class PlacedTarget:
         return source is self._source and placement == self._placement
 
     def record(
-        self, layouts: Mapping[SummaryName, Mapping[str, Layout]], images: Tensor, batch_size: int
-    ) -> dict[Recorded, Tensor]:
-        """Activations `[I, N]` float32, on the CPU, of preprocessed images `[I, 3, H, W]`, by batches.
+        self,
+        layouts: Mapping[SummaryName, Mapping[str, Layout]],
+        images: Tensor,
+        batch_size: int,
+        timed: Timed = nullcontext,
+    ) -> Callable[[], dict[Recorded, Tensor]]:
+        """Begins to record preprocessed images `[I, 3, H, W]`, by batches; returns a function that waits for it.
 
-        They are named by summary function and layer, as are the `layouts` of what to record. Raises `LayerError`,
-        `ModelError`.
+        That gives activations `[I, N]` float32, on the CPU, named by summary function and layer, as are the `layouts`
+        of what to record. Raises `LayerError`, `ModelError`. Each forward pass is made inside `timed()`.
         """
+        compiled = self._compiled_for_hooks({summary: tuple(of) for summary, of in layouts.items()})
 
         def forward(batch: Tensor) -> dict[Recorded, Tensor]:
-            with ExitStack() as hooks:
+            with ExitStack() as context:
+                model = self._model if compiled else context.enter_context(self._replicas.one())
                 found = {
-                    summary: hooks.enter_context(recorded(self._model, of, summary))
-                    for summary, of in layouts.items()
+                    summary: context.enter_context(recorded(model, of, summary)) for summary, of in layouts.items()
                 }
-                network(self._placement.inputs(batch))
+                (compiled or model)(self._placement.inputs(batch))
                 return {(summary, layer): out for summary, of in found.items() for layer, out in of.items()}
 
-        network = self._network({summary: tuple(of) for summary, of in layouts.items()})
-        return self._batches.run(forward, images, batch_size)
+        return self._batches.start(forward, images, batch_size, timed)
 
-    def _network(self, hooked: dict[SummaryName, tuple[str, ...]]) -> nn.Module:
-        """The network itself, or compiled for the layers that are recorded."""
-        if not self._placement.compile:
-            return self._model
-        if self._compiled is None or hooked != self._compiled_for:
+    def _compiled_for_hooks(self, hooked: dict[SummaryName, tuple[str, ...]]) -> nn.Module | None:
+        """The network compiled for the layers that are recorded; None where it is not to be compiled."""
+        if self._placement.compile and (self._compiled is None or hooked != self._compiled_for):
             torch.compiler.reset()  # code that is compiled does not notice other hooks
             self._compiled, self._compiled_for = cast(nn.Module, torch.compile(self._model)), hooked
         return self._compiled

@@ -96,14 +96,11 @@ def test_how_much_torch_takes_at_once_does_not_show(numbers: int, monkeypatch: p
     assert torch.equal(in_blocks(s.double(), rows, odds), whole)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_number_of_threads_does_not_show(threads: int) -> None:
-    whole, before = in_blocks(*case()), torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        assert torch.equal(in_blocks(*case()), whole)
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_number_of_threads_does_not_show(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = in_blocks(*case())
+    monkeypatch.setattr("tasks.dissection.threads.NUM_THREADS", threads)
+    assert torch.equal(in_blocks(*case()), whole)
 
 
 @both

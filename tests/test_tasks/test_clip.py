@@ -33,7 +33,7 @@ def test_a_config_and_a_checkpoint_make_the_model_whose_weights_they_are(tiny_cl
 def test_embeddings_are_unit_vectors_and_those_of_open_clip(tiny_clip: TinyClip) -> None:
     clip = load(tiny_clip)
     images = torch.stack([clip.preprocess(Image.new("RGB", (30, 20), colour)) for colour in ("red", "green", "blue")])
-    embedded, texts = on_cpu(clip).embed_images(images, 8), on_cpu(clip).embed_texts(["a red square", "blue"])
+    embedded, texts = on_cpu(clip).embed_images(images, 8)(), on_cpu(clip).embed_texts(["a red square", "blue"])
     assert (embedded.shape, embedded.dtype, texts.shape) == ((3, 8), torch.float32, (2, 8))
     assert torch.allclose(embedded.norm(dim=1), torch.ones(3))
     assert torch.allclose(texts.norm(dim=1), torch.ones(2))
@@ -60,11 +60,11 @@ def test_another_architecture_for_the_same_weights_is_another_model(tiny_clip: T
     # One head of 16 and two of 8 have the same tensors and give other embeddings.
     before = load(tiny_clip)
     image = before.preprocess(Image.new("RGB", (30, 20), "red"))[None]
-    embedded = on_cpu(before).embed_images(image, 8)
+    embedded = on_cpu(before).embed_images(image, 8)()
     other = make_clip(tmp_path / "other", head_width=16)
     other.checkpoint.write_bytes(tiny_clip.checkpoint.read_bytes())
     after = load(other)
-    assert not torch.allclose(on_cpu(after).embed_images(image, 8), embedded)
+    assert not torch.allclose(on_cpu(after).embed_images(image, 8)(), embedded)
     assert after.identity != before.identity
 
 

@@ -49,7 +49,7 @@ def test_a_compiled_network_records_what_the_network_does_for_any_layers() -> No
         {"mean": {"0": MAP, "2": MAP}},
     ):
         for part in (images, images.flip(0)):
-            found, expected = compiled.record(layouts, part, 4), plain.record(layouts, part, 4)  # type: ignore[arg-type]
+            found, expected = compiled.record(layouts, part, 4)(), plain.record(layouts, part, 4)()  # type: ignore[arg-type]
             assert set(found) == set(expected) != set()
             for name, values in expected.items():
                 torch.testing.assert_close(found[name], values)
@@ -58,7 +58,7 @@ def test_a_compiled_network_records_what_the_network_does_for_any_layers() -> No
 def test_a_compiled_clip_model_embeds_the_same(tiny_clip: TinyClip) -> None:
     clip, images = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint)), torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(
-        PlacedClip(clip, COMPILED).embed_images(images, 2), on_cpu(clip).embed_images(images, 2)
+        PlacedClip(clip, COMPILED).embed_images(images, 2)(), on_cpu(clip).embed_images(images, 2)()
     )
 
 
@@ -70,4 +70,4 @@ def test_a_network_that_cannot_be_compiled_is_told_with_the_way_out(monkeypatch:
     with pytest.raises(
         ModelError, match=r"The network net cannot be compiled .*no compiler is here.*Leave out --comp"
     ):
-        PlacedTarget(target(), COMPILED).record({"mean": {"0": MAP}}, torch.rand(2, 3, 8, 8), 2)
+        PlacedTarget(target(), COMPILED).record({"mean": {"0": MAP}}, torch.rand(2, 3, 8, 8), 2)()

@@ -124,7 +124,7 @@ def test_top_images_of_equal_activation_come_in_row_order(bench: Bench) -> None:
 
 
 def test_the_same_spec_gives_the_same_bytes_on_any_sharding(empty_bench: Bench, tmp_path: Path) -> None:
-    one = labelled(empty_bench.spec(images_per_shard=5, batch_size=3))
+    one = labelled(empty_bench.spec(images_per_shard=5))
     other = labelled(empty_bench.spec(images_per_shard=1000, store=str(tmp_path / "other")))
     for layer in ("conv", "head"):
         for name in ("labels.parquet", "top_images.parquet"):

@@ -82,7 +82,7 @@ def test_embeddings_are_those_of_the_model(bench: Bench, tiny_clip: TinyClip) ->
     clip = load_clip(str(tiny_clip.config), str(tiny_clip.checkpoint))
     files = sorted(bench.images.rglob("*.*"), key=lambda path: str(path.relative_to(bench.images)))
     batch = torch.stack([clip.preprocess(Image.open(file).convert("RGB")) for file in files])
-    assert np.allclose(image_embeddings(plan), on_cpu(clip).embed_images(batch, 8).numpy(), atol=1e-5)
+    assert np.allclose(image_embeddings(plan), on_cpu(clip).embed_images(batch, 8)().numpy(), atol=1e-5)
 
 
 def test_precomputed_embeddings_are_stored_in_row_order(bench: Bench) -> None:
