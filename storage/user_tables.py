@@ -38,17 +38,17 @@ def decoded(data: bytes, name: str) -> str:
     Raises `TableError` with the line of what is not, and a command that converts it.
     """
     encoding = next((known for mark, known in MARKS.items() if data.startswith(mark)), "utf-8")
-    convert = "Save the file as UTF-8, for instance with `iconv -f {} -t utf-8 {} > utf8-{}`."
+    convert = "Save the file as UTF-8, for instance with `iconv -f {} -t utf-8 {}`."
     first = data[:64]
     if encoding == "utf-8" and len(first) > 3 and b"\0" in first and not (any(first[1::2]) and any(first[::2])):
         of = "utf-16be" if first[0] == 0 else "utf-16le"
-        raise TableError(f"it is UTF-16 without a byte order mark. {convert.format(of, name, name)}")
+        raise TableError(f"the text is UTF-16 without a byte order mark. {convert.format(of, name)}")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         wrong = f"line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig').upper()}"
-        raise TableError(f"{wrong}. {convert.format('latin1', name, name)}") from error
+        raise TableError(f"{wrong}. {convert.format('latin1', name)}") from error
 
 
 def csv_table(data: bytes, name: str, *, skips_blanks: bool = False) -> pd.DataFrame:

@@ -16,11 +16,12 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Completion
 from storage.errors import EmbeddingsError, IncompleteError
-from storage.files import Folder, split
+from storage.files import Folder
 from storage.identity import Identity, digest_of, digest_of_bytes
 from storage.layout import Store
 from storage.tables import read_parquet, write_parquet
 from tasks import sample
+from tasks.concept_files import concept_file
 from tasks.dissection import concepts as lists
 from tasks.dissection.concepts import ConceptList
 from tasks.dissection.errors import ConceptError
@@ -58,24 +59,14 @@ def concept_list(spec: EmbedSpec) -> ConceptList:
 
 
 def named_list(name: str) -> ConceptList:
-    """A list by its name (`common-20k`, `imagenet`, `sample`) or a text file. Raises `ConceptError`."""
+    """A list by its name (`common-20k`, `imagenet`, `sample`) or from a file. Raises `ConceptError`."""
     if name in lists.COMMON:
         return lists.common_words(name)
     if name == "imagenet":
         return lists.imagenet_classes()
     if name == "sample":
         return lists.parse(sample.CONCEPTS.read_bytes(), sample.CONCEPTS.name)
-    return lists.parse(read_list(name), name)
-
-
-def read_list(name: str) -> bytes:
-    """The file of a list that has no name of its own. Raises `ConceptError` where it is not there."""
-    folder, file_name = split(name)
-    try:
-        return folder.read(file_name)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        known = ", ".join([*lists.COMMON, "imagenet", "sample"])
-        raise ConceptError(f"There is no concept file {name}, and no list of that name ({known}).") from error
+    return concept_file(name)
 
 
 def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:

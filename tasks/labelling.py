@@ -268,6 +268,8 @@ def plan_labels_of(
         "null": [spec.null_samples, spec.null_seed],
         "similarities": spec.keep_similarities,
     }
+    if listed.is_repeated.any():  # other labels than before; those of lists without are as they were
+        identity = {**identity, "repeated_concepts": "one label"}
     digest = digest_of(identity)
     there = {layer: activations.store.labels(digest, layer).names() for layer in activations.layouts}
     missing = tuple(layer for layer, names in there.items() if f"{DONE}.json" not in names)

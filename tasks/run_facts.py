@@ -89,9 +89,7 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
-    blank = concept_list(spec).num_blank
-    if blank:
-        found.append(f"{blank} blank lines of the concept list are no concepts.")
+    found += concept_list(spec).notes()
     for layer, facts in done.items():
         if facts["num_activations_ignored"]:
             found.append(_ignored(plan, layer, facts["num_activations_ignored"]))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from storage.completion import Rows
 from storage.errors import TableError
+from tasks.dissection.concepts import ConceptList
 from tasks.dissection.metrics import normal, ranks_in, right_ranks
 from tasks.evaluation.labels import LabelTable
 from tasks.evaluation.truth import Truth, names_of
@@ -83,7 +84,7 @@ def judged_units(table: LabelTable, truth: Truth) -> JudgedUnits:
         is_dead=first["is_dead"].to_numpy(dtype=bool),
         ranks=ranks,
         is_unlisted=is_unlisted,
-        num_ranks=table.num_ranks if kept is None else len(kept.concepts),
+        num_ranks=table.num_ranks if kept is None else len(set(kept.concepts)),
         num_unknown=sum(not line for line in lines),
         num_absent=sum(bool(line) and unit not in in_table for unit, line in enumerate(lines)),
         is_complete=kept is not None,
@@ -110,7 +111,7 @@ def _ranks_of_kept(
     for column, concept in enumerate(kept.concepts):
         columns.setdefault(normal(concept), []).append(column)
     right = [[column for name in true for column in columns.get(normal(name), [])] for true in names]
-    ranks = np.full(len(units), np.inf)
+    ranks, once = np.full(len(units), np.inf), ~ConceptList(tuple(kept.concepts)).is_repeated
     step = max(1, SIMILARITIES_HELD // len(kept.concepts))
     of_unit = np.array(units, dtype=np.int64)
     for start in range(0, int(of_unit.max(initial=-1)) + 1, step):
@@ -121,5 +122,5 @@ def _ranks_of_kept(
         is_right = np.zeros(block.shape, dtype=bool)
         for row, unit in enumerate(here):
             is_right[row, right[unit]] = True
-        ranks[here] = ranks_in(block, is_right)
+        ranks[here] = ranks_in(block[:, once], is_right[:, once])
     return ranks, np.array([not columns_of for columns_of in right], dtype=bool)
