@@ -59,7 +59,7 @@ def csv_table(data: bytes, name: str, *, skips_blanks: bool = False) -> pd.DataF
     without a name are left out. `skips_blanks` leaves out blanks before a cell. Raises `TableError` with the reason.
     """
     text = decoded(data, name)
-    delimiter, text = _delimiter(text)
+    delimiter, text = _delimiter(text, DELIMITERS[::-1] if name.lower().endswith(".tsv") else DELIMITERS)
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skips_blanks)
     rows = _rows(reader)
@@ -90,13 +90,13 @@ def _rows(reader: Iterator[list[str]]) -> Iterator[list[str]]:
             yield row
 
 
-def _delimiter(text: str) -> tuple[str, str]:
+def _delimiter(text: str, known: Sequence[str]) -> tuple[str, str]:
     """What stands between cells by the first line, and the text without Excel's `sep=;` where it begins with that."""
     named = re.match(r"sep=([,;\t])\r?\n", text)
     if named:
         return named[1], text[named.end() :]
     unquoted = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
-    return max(DELIMITERS, key=unquoted.count), text
+    return max(known, key=unquoted.count), text
 
 
 def _aligned(row: list[str], header: Sequence[str], line: int, delimiter: str) -> list[str]:

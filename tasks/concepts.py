@@ -6,6 +6,7 @@ never be torn from its vector). An edited list embeds only the lines that no blo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ from tasks.dissection.concepts import ConceptList
 from tasks.dissection.errors import ConceptError
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
-from tasks.precomputed import Floats, file_digest, read_npy
+from tasks.precomputed import Floats, file_digest, read_npy, transposed
 from tasks.running import Waiting, go_on
 from tasks.spec import EmbedSpec
 
@@ -69,6 +70,11 @@ def named_list(name: str) -> ConceptList:
     return concept_file(name)
 
 
+def list_digest(concepts: Sequence[str]) -> str:
+    """The digest of a list of concepts, in their order."""
+    return digest_of({"concepts": concepts})
+
+
 def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
     """The reference of the embeddings of a spec's concepts."""
     identity: Identity
@@ -78,6 +84,7 @@ def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
             raise EmbeddingsError(
                 f"{spec.concept_embeddings} has {rows} rows, and the list {spec.concepts} has {len(texts)} concepts. "
                 "Row i is the embedding of concept i (blank lines are no concepts)."
+                + transposed(spec.concept_embeddings, len(texts))
             )
         listed = digest_of({"texts": texts})
         identity = {"precomputed": file_digest(spec.concept_embeddings), "texts": listed}

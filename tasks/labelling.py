@@ -18,7 +18,7 @@ from storage.identity import Identity, digest_of
 from storage.layout import Store
 from storage.leases import Waits
 from storage.tables import read_parquet
-from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list
+from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list, list_digest
 from tasks.dissection.null import Null
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.dissection.streaming import TopImages
@@ -261,7 +261,7 @@ def plan_labels_of(
         "version": VERSION,
         "embeddings": embeddings.digest,
         "activations": activations.digest,
-        "concepts": {"encoder": concepts.digest, "list": digest_of({"concepts": listed.concepts})},
+        "concepts": {"encoder": concepts.digest, "list": list_digest(listed.concepts)},
         "prompt": spec.prompt,
         "similarity": [spec.similarity, spec.variant, hyperparameters(spec, probe.num_images)],
         "ranks": spec.ranks,

@@ -142,3 +142,8 @@ def test_columns_of_parquet_are_texts(values: list[object], kind: pa.DataType, e
 def test_a_column_that_holds_no_text_is_refused_by_its_name(values: list[object], kind: pa.DataType) -> None:
     with pytest.raises(TableError, match=r"its column 'x' holds (list|binary)"):
         texts(pa.chunked_array([pa.array(values, kind)]), "x")
+
+
+def test_one_column_has_tabs_between_cells_that_it_lacks_where_the_file_is_called_tsv() -> None:
+    assert csv_table(b"concept\ntench, Tinca\n", "X.TSV")["concept"].tolist() == ["tench, Tinca"]
+    assert csv_table(b"a,concept\n1,tench\n", "x.tsv")["concept"].tolist() == ["tench"]
