@@ -55,7 +55,10 @@ class ImageList(CopiedSource):
 
 def url_in(folder: Folder, path: str) -> str:
     """Where the image of a list in a folder is."""
-    return path if path.startswith("/") or not is_local(path) else folder.path(path)
+    below = folder.path(path)
+    if "::" in path and "://" not in path:  # the name of a file, or a chain of file systems, which is not opened
+        return below if is_local(below) and Path(below).exists() else path
+    return path if path.startswith("/") or not is_local(path) else below
 
 
 def read_table(url: str) -> pd.DataFrame:
