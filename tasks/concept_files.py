@@ -108,7 +108,7 @@ def _of_parquet(name: str) -> ConceptList:
             columns = list(file.schema_arrow.names)
             column = column_named(columns, CONCEPT_COLUMNS) or (columns[0] if len(columns) == 1 else "")
             found = texts(file.read(columns=[column]).column(column), column) if column else []
-    except (ValueError, OSError) as error:
+    except Exception as error:  # what pyarrow finds wrong with it is of many kinds
         raise ConceptError(f"{name} is no Parquet table of concepts that can be read ({error}).") from error
     if not column:
         raise ConceptError(
@@ -128,10 +128,15 @@ def _of_json(data: bytes, name: str) -> list[str]:
             f"{name} holds {_KINDS_OF_JSON.get(type(found), 'a number')}, not a list of texts. Save its names as a "
             'list, ["dog", "cat"], in the order of their rows.'
         )
-    wrong = next((row for row, text in enumerate(found) if not isinstance(text, str)), None)
+    wrong = next((row for row, text in enumerate(found) if not _is_text(text)), None)
     if wrong is not None:
-        raise ConceptError(f"{name}: entry {wrong} of {len(found)} is {str(found[wrong])[:60]!r}, which is no text.")
+        raise ConceptError(f"{name}: entry {wrong} of {len(found)} is {str(found[wrong])[:60]!a}, which is no text.")
     return [text.strip() for text in found]
+
+
+def _is_text(value: object) -> bool:
+    """True for a text that can be written: half a character (`\\ud800`) cannot."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
 
 
 def _without_blanks(cells: Iterable[str], name: str, unused: tuple[str, ...] = ()) -> ConceptList:

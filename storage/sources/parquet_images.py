@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -11,15 +13,17 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from storage.errors import SourceError, StorageError, UnreadableError
 from storage.files import split
 from storage.identity import digest_of
-from storage.sources.image_list import PATH_COLUMNS, column_texts, labels_of, open_parquet, url_in
+from storage.sources.image_list import PATH_COLUMNS, column_texts, labels_of, open_parquet, trouble_named, url_in
 from storage.sources.reading import MAX_BYTES, fetch
 from storage.sources.source import CopiedSource, SourceImage
 from storage.user_tables import column_named
 
+WEB = ("http://", "https://")
 #: Held while a row group is read: several threads would each read the same.
 _reading = Lock()
 
@@ -43,7 +47,8 @@ class ParquetImages(CopiedSource):
             paths = column_texts(file, column) if has_path else [""] * len(labels)
         if not paths:
             raise SourceError(f"{self.text} has no row. It takes an image a row.")
-        version = "" if self.text.startswith(("http://", "https://")) else folder.version(name)
+        _downloaded.cache_clear()
+        version = "" if self.text.startswith(WEB) else folder.version(name)
         where = f"{folder.path(name)}#{digest_of({'version': version})}"
         for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
             yield SourceImage(path or f"row-{number}", f"{where}#{number}", 0, version, label)
@@ -83,11 +88,27 @@ def bytes_column(schema: pa.Schema) -> str:
     return found[0] if len(found) == 1 else column_named(found, PATH_COLUMNS) or ""
 
 
+@contextmanager
+def _opened(url: str) -> Iterator[pq.ParquetFile]:
+    """As `open_parquet`, but what is on the web is downloaded once for all its row groups."""
+    if not url.startswith(WEB):
+        with open_parquet(url) as file:
+            yield file
+        return
+    with trouble_named(url), pq.ParquetFile(io.BytesIO(_downloaded(url))) as file:
+        yield file
+
+
+@lru_cache(maxsize=1)
+def _downloaded(url: str) -> bytes:
+    return fetch(url)
+
+
 @lru_cache(maxsize=4)
 def _starts(url: str, version: str) -> list[int]:
     """Numbers of the first rows of row groups."""
     del version  # what it is cached by
-    with open_parquet(url) as file:
+    with _opened(url) as file:
         groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     return list(accumulate(groups[:-1], initial=0))
 
@@ -96,7 +117,7 @@ def _starts(url: str, version: str) -> list[int]:
 def _images(url: str, version: str, group: int) -> list[dict[str, Any] | None]:
     """Bytes and path of the images of a row group. Raises `UnreadableError` where it has more than `MAX_BYTES`."""
     del version  # as above
-    with open_parquet(url) as file:
+    with _opened(url) as file:
         name, columns = bytes_column(file.schema_arrow), file.metadata.row_group(group)
         size = sum(
             columns.column(number).total_uncompressed_size

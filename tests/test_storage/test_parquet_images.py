@@ -90,10 +90,13 @@ def test_a_table_that_changes_is_read_anew(disk: Folder) -> None:
 
 
 def test_a_table_at_a_url_is_read_too(web: Web, disk: Folder) -> None:
-    web.files["x.parquet"] = Path(table(disk, [{"bytes": b"image", "path": "a.png"}])).read_bytes()
+    images = [{"bytes": b"%d" % n, "path": None} for n in range(8)]
+    web.files["x.parquet"] = Path(table(disk, images)).read_bytes()
     found = source(f"{web.url}/x.parquet", disk)
-    (image,) = found.images()
-    assert isinstance(found, ParquetImages) and found.read(image.url) == b"image"
+    assert isinstance(found, ParquetImages)
+    listed, asked = list(found.images()), len(web.asked)
+    assert [found.read(image.url) for image in listed] == [image["bytes"] for image in images]
+    assert len(web.asked) == asked + 1
 
 
 def test_other_tables_are_lists_of_paths_and_those_that_are_none_say_so(disk: Folder) -> None:

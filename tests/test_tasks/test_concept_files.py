@@ -80,6 +80,7 @@ def picture() -> bytes:
         ("x.csv", b"concept\n\n", "holds no concept"),
         ("x.json", b'{"0": ["n01440764", "tench"]}', "holds an object, not a list"),
         ("x.json", b'["a", 1]', "entry 1 of 2 is '1', which is no text"),
+        ("x.json", b'["a", "\\ud800"]', "entry 1 of 2 is .*no text"),
         ("x.json", b'["a"', "is no JSON"),
         ("x.json", b"[]", "holds no concept"),
         ("x.parquet", b"concept\ndog\n", "is no Parquet table"),
