@@ -40,7 +40,7 @@ def read_table(url: str) -> pd.DataFrame:
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """A Parquet table without pandas' nullable, categorical and time columns, which take no '' for what is blank."""
-    is_named = table.index.names != [None] and table.columns.intersection(table.index.names).empty
+    is_named = table.index.names != [None] and not set(table.index.names) & set(table.columns)
     table = table.reset_index() if is_named else table  # the index that a table was written with is a column too
     kinds = {name: object for name, kind in table.dtypes.items() if not isinstance(kind, np.dtype | pd.StringDtype)}
     kinds |= {name: object for name, kind in table.dtypes.items() if getattr(kind, "kind", "") in "mM"}
