@@ -24,6 +24,7 @@ from storage import disk
 from storage.errors import DamagedError
 from storage.json_text import checked, with_checksum
 from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
+from storage.urls import is_local as is_local
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
 VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
@@ -281,8 +282,3 @@ def split(url: str) -> tuple[Folder, str]:
     """The folder and the name of a file at a URL or local path."""
     folder, slash, name = url.rpartition("/")
     return Folder.at(folder or slash or "."), name
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL means this machine's file system."""
-    return "://" not in url and "::" not in url

@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar, cast
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.stop import stop_after_attempt, stop_after_delay, stop_all
 from tenacity.wait import wait_exponential, wait_random
@@ -67,6 +68,9 @@ def file_system(url: str, *, asynchronous: bool = False) -> tuple[AbstractFileSy
     check_url(url)
     # A cached listing would hide what another process has written since, and show what it has removed.
     options = {"use_listings_cache": False, **({"asynchronous": True} if asynchronous else {})}
+    if "::" in url:  # of a path, which fsspec would take for a chain of file systems
+        local = LocalFileSystem(**options)
+        return local, local._strip_protocol(url)
     try:
         fs, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:

@@ -115,20 +115,31 @@ class TarPass:
     def __init__(self, url: str, file: IO[bytes]) -> None:
         self.url, self._file = url, _Hashing(file)
         self._samples: set[str] = set()
+        #: Where the last member starts, and its bytes: links to it are images too.
+        self._last: tuple[int, bytes | UnreadableError] | None = None
         self._members = self._walk()
 
     def member(self, offset: int) -> bytes:
-        """The member whose header starts at `offset`, which is after all that were asked for.
+        """The member whose header starts at `offset`: the one that was asked for last, or any after it.
 
         Raises `SourceError` where none starts there: the tar has changed since it was listed. Raises
         `UnreadableError` for one that is to be refused.
         """
+        if self._last is None or self._last[0] != offset:
+            self._last = None  # before another image is held
+            self._last = offset, self._next(offset)
+        data = self._last[1]
+        if isinstance(data, UnreadableError):
+            raise data
+        return data
+
+    def _next(self, offset: int) -> bytes | UnreadableError:
         for info, content in self._members:
             if info.offset == offset and info.isreg():
                 if content is None:
-                    raise UnreadableError("is stored as a sparse file, as no image is")
+                    return UnreadableError("is stored as a sparse file, as no image is")
                 if info.size > MAX_BYTES:
-                    raise UnreadableError(f"has {info.size:,} bytes, more than {MAX_BYTES:,}")
+                    return UnreadableError(f"has {info.size:,} bytes, more than {MAX_BYTES:,}")
                 try:
                     return content.read()
                 except tarfile.TarError as error:
@@ -146,9 +157,13 @@ class TarPass:
         return WrittenShard(self.url, len(offsets), num_samples, file.num_bytes, sha256, tuple(offsets))
 
     def _walk(self) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-        """Each member with its content, which is to be read before the next."""
+        """Each member with its content, which is to be read before the next.
+
+        Of all archives that follow each other, as `walk` lists them: it has refused what is no archive.
+        """
+        stream = cast(IO[bytes], self._file)
         try:
-            with tarfile.open(fileobj=cast(IO[bytes], self._file), mode="r|", bufsize=READ_BYTES) as tar:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=READ_BYTES, ignore_zeros=True) as tar:
                 for info in tar:
                     self._samples.add(sample_key(info.name)[0] if info.isreg() else "")
                     yield info, image_member(tar, info)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from storage.completion import Rows
 from storage.errors import DamagedError, RemoteError, TableError
 from storage.files import Folder, Written
+from storage.user_tables import csv_table
 
 #: Rows of a Parquet row group, which is read whole where some of its rows are wanted: of an index some megabytes.
 GROUP_ROWS = 1 << 14
@@ -150,7 +151,7 @@ def read_csv(folder: Folder, name: str) -> pd.DataFrame:
     """
     data = folder.read(name)
     try:
-        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except ValueError as error:  # pandas' own errors are of this kind, and so is text that is no UTF-8
+        table = csv_table(data, name)
+    except TableError as error:
         raise TableError(f"{folder.path(name)} is no CSV in UTF-8 with a header ({error}).") from error
     return table.map(lambda text: QUOTED.sub(r"\1", text))

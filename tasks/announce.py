@@ -9,7 +9,16 @@ import pandas as pd
 
 from storage.files import Folder
 from tasks.printable import printable
-from tasks.published import DESCRIPTIONS, LABELS, REJECTS, REPORT, TOP_IMAGES, read_run, read_table
+from tasks.published import (
+    DESCRIPTIONS,
+    LABELS,
+    REJECTS,
+    REPORT,
+    TOP_IMAGES,
+    possible_in_words,
+    read_run,
+    read_table,
+)
 
 #: Layers and first labels that are shown; the report has all of them.
 LAYERS_SHOWN, LABELS_SHOWN = 20, 5
@@ -48,7 +57,8 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
         yield f"| … {len(run['layers']) - LAYERS_SHOWN} more | | | | |"
     yield ""
     if run["accuracy"]:
-        yield f"Accuracy of {safe(run['accuracy']['layer'])}: {run['accuracy']['top1']:.1%} top-1."
+        told = f"{run['accuracy']['top1']:.1%} top-1{possible_in_words(run['accuracy'])}"
+        yield f"Accuracy of {safe(run['accuracy']['layer'])}: {told}."
         yield ""
     for note in run["notes"]:
         yield f"- {safe(note)}"

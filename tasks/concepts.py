@@ -6,6 +6,7 @@ never be torn from its vector). An edited list embeds only the lines that no blo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,18 +17,19 @@ from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Completion
 from storage.errors import EmbeddingsError, IncompleteError
-from storage.files import Folder, split
+from storage.files import Folder
 from storage.identity import Identity, digest_of, digest_of_bytes
 from storage.layout import Store
 from storage.tables import read_parquet, write_parquet
 from tasks import sample
+from tasks.concept_files import concept_file
 from tasks.dissection import concepts as lists
 from tasks.dissection.concepts import ConceptList
 from tasks.dissection.errors import ConceptError
 from tasks.dissection.threads import computes_alone, in_threads
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
-from tasks.precomputed import Floats, file_digest, read_npy
+from tasks.precomputed import Floats, file_digest, read_npy, transposed
 from tasks.running import Waiting, go_on
 from tasks.spec import EmbedSpec
 
@@ -59,24 +61,19 @@ def concept_list(spec: EmbedSpec) -> ConceptList:
 
 
 def named_list(name: str) -> ConceptList:
-    """A list by its name (`common-20k`, `imagenet`, `sample`) or a text file. Raises `ConceptError`."""
+    """A list by its name (`common-20k`, `imagenet`, `sample`) or from a file. Raises `ConceptError`."""
     if name in lists.COMMON:
         return lists.common_words(name)
     if name == "imagenet":
         return lists.imagenet_classes()
     if name == "sample":
         return lists.parse(sample.CONCEPTS.read_bytes(), sample.CONCEPTS.name)
-    return lists.parse(read_list(name), name)
+    return concept_file(name)
 
 
-def read_list(name: str) -> bytes:
-    """The file of a list that has no name of its own. Raises `ConceptError` where it is not there."""
-    folder, file_name = split(name)
-    try:
-        return folder.read(file_name)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        known = ", ".join([*lists.COMMON, "imagenet", "sample"])
-        raise ConceptError(f"There is no concept file {name}, and no list of that name ({known}).") from error
+def list_digest(concepts: Sequence[str]) -> str:
+    """The digest of a list of concepts, in their order."""
+    return digest_of({"concepts": concepts})
 
 
 def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
@@ -88,6 +85,7 @@ def concept_embeddings_of(spec: EmbedSpec) -> ConceptEmbeddingsRef:
             raise EmbeddingsError(
                 f"{spec.concept_embeddings} has {rows} rows, and the list {spec.concepts} has {len(texts)} concepts. "
                 "Row i is the embedding of concept i (blank lines are no concepts)."
+                + transposed(spec.concept_embeddings, len(texts))
             )
         listed = digest_of({"texts": texts})
         identity = {"precomputed": file_digest(spec.concept_embeddings), "texts": listed}

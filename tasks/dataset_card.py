@@ -16,7 +16,15 @@ import yaml
 
 from tasks.announce import safe
 from tasks.printable import printable_lines
-from tasks.published import IMAGE_RANGES, INPUTS, LABELS, NEURONS, SIMILAR_NEURONS, TOP_IMAGES
+from tasks.published import (
+    IMAGE_RANGES,
+    INPUTS,
+    LABELS,
+    NEURONS,
+    SIMILAR_NEURONS,
+    TOP_IMAGES,
+    possible_in_words,
+)
 
 #: What a row of each table is.
 ROWS = {
@@ -67,7 +75,7 @@ def _lines(run: dict[str, Any], rows: Mapping[str, int], explanations: str) -> I
     if accuracy := run["accuracy"]:
         yield (
             f"Labels of {safe(accuracy['layer'])} are right for {accuracy['top1']:.1%} of the {accuracy['neurons']} "
-            "neurons whose concept is known."
+            f"neurons whose concept is known{possible_in_words(accuracy)}."
         )
         yield ""
     yield "## Tables"

@@ -32,6 +32,7 @@ from tasks.scoring import (
     images_of,
     null_of,
     panel_memory,
+    repeated_of,
     scorer_of,
     used_images,
     with_null,
@@ -95,13 +96,14 @@ def score_block(plan: LabelPlan, layer: str, block: Block) -> None:
 
 def _score_block(plan: LabelPlan, layer: str, block: Block) -> None:
     started = time.perf_counter()
-    spec = plan.spec
+    spec, is_repeated = plan.spec, repeated_of(plan)
     labelled = label(
         scorer_of(plan, layer, block),
         concepts_of(plan)[block.concepts.start : block.concepts.stop],
         spec.ranks + 1,  # one more, for the margin
         panel_memory(plan, layer),
         first_concept=block.concepts.start,
+        is_repeated=None if is_repeated is None else is_repeated[block.concepts.start : block.concepts.stop],
         keep=spec.keep_similarities,
     )
     if labelled.similarities is not None:

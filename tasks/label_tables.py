@@ -72,9 +72,10 @@ def label_table(
     num_neurons, found = labels.concept_rows.shape
     absent = np.full((num_neurons, found), np.nan)
     next_best = np.concatenate([labels.similarity[:, 1:], absent[:, :1]], axis=1)
+    has_next = np.isfinite(next_best)
     columns = {
         "similarity": labels.similarity,
-        "margin": np.where(np.isfinite(next_best), labels.similarity - next_best, np.nan),
+        "margin": np.subtract(labels.similarity, next_best, where=has_next, out=absent.copy()),
         "null_quantile": null_quantile,
         "log_likelihood": absent if labels.log_likelihood is None else labels.log_likelihood,
         "log_prior": absent if labels.log_prior is None else labels.log_prior,

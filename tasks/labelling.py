@@ -18,7 +18,7 @@ from storage.identity import Identity, digest_of
 from storage.layout import Store
 from storage.leases import Waits
 from storage.tables import read_parquet
-from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list
+from tasks.concepts import ConceptEmbeddingsRef, concept_embeddings_of, concept_list, list_digest
 from tasks.dissection.null import Null
 from tasks.dissection.similarity import SIMILARITIES
 from tasks.dissection.streaming import TopImages
@@ -261,13 +261,15 @@ def plan_labels_of(
         "version": VERSION,
         "embeddings": embeddings.digest,
         "activations": activations.digest,
-        "concepts": {"encoder": concepts.digest, "list": digest_of({"concepts": listed.concepts})},
+        "concepts": {"encoder": concepts.digest, "list": list_digest(listed.concepts)},
         "prompt": spec.prompt,
         "similarity": [spec.similarity, spec.variant, hyperparameters(spec, probe.num_images)],
         "ranks": spec.ranks,
         "null": [spec.null_samples, spec.null_seed],
         "similarities": spec.keep_similarities,
     }
+    if listed.is_repeated.any():  # other labels than before; those of lists without are as they were
+        identity = {**identity, "repeated_concepts": "one label"}
     digest = digest_of(identity)
     there = {layer: activations.store.labels(digest, layer).names() for layer in activations.layouts}
     missing = tuple(layer for layer, names in there.items() if f"{DONE}.json" not in names)

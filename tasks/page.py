@@ -16,7 +16,16 @@ from storage.shards import read_images
 from tasks.images import decode
 from tasks.page_rows import Details, layer_rows
 from tasks.parameters import Tau
-from tasks.published import IMAGE_RANGES, INPUTS, NEURONS, REPORT, SIMILAR_NEURONS, read_table
+from tasks.published import (
+    IMAGE_RANGES,
+    INPUTS,
+    NEURONS,
+    REPORT,
+    SIMILAR_NEURONS,
+    possible_in_words,
+    read_table,
+    tops_in_words,
+)
 from tasks.report.pages import FOLDERS, OURS, pages
 from tasks.report.rows import Report
 from tasks.report.thumbnails import thumbnail
@@ -165,9 +174,8 @@ def _facts(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CLIP", spec["clip"] or "precomputed embeddings"
     yield "Similarity", f"{spec['similarity']} ({spec['variant']}{'; ' + settings if settings else ''})"
     if accuracy:
-        tops = {"top1": "top-1", "top5": "top-5"}
-        told = ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in tops.items() if top in accuracy)
-        yield "Accuracy", f"{accuracy['layer']}: {told} of {accuracy['neurons']} neurons"
+        told = f"{tops_in_words(accuracy)} of {accuracy['neurons']} neurons{possible_in_words(accuracy)}"
+        yield "Accuracy", f"{accuracy['layer']}: {told}"
     counted = [(facts["interpretable"], facts["neurons"]) for facts in run["layers"].values()]
     if all(above is not None for above, _ in counted):
         above, of = (sum(numbers) for numbers in zip(*counted, strict=True))

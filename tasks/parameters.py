@@ -199,11 +199,11 @@ class ConceptSpec(Group):
 
     concepts: str | None = Field(
         None,
-        description="Text file with a concept a line, or common-3k, common-10k, common-20k (frequent English "
-        "words), imagenet (class names) or sample.",
+        description="Text file with a concept a line, .csv with a column concept, .json list, or common-3k, "
+        "common-10k, common-20k (frequent English words), imagenet (class names) or sample.",
     )
     prompt: str = Field("{}", description="Text that is embedded for a concept; {} stands for it.")
-    unique_concepts: bool = Field(False, description="Drop repeated concepts; they otherwise share the softmax.")
+    unique_concepts: bool = Field(False, description="Drop duplicates; they otherwise share the softmax.")
 
     @model_validator(mode="after")
     def _prompt_has_a_place(self) -> Self:

@@ -21,9 +21,11 @@ def seen_from(folder: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
     def absolute(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [absolute(name, one) for one in value]
-        if not isinstance(value, str) or ":" in value:
+        if not isinstance(value, str):
             return value
         path = folder / Path(value).expanduser()
+        if ":" in value and not ("://" not in value and path.exists()):
+            return value
         return str(path) if name in PATHS or (path.suffix and path.is_file()) else value
 
     names = PATHS + PATHS_OR_NAMES

@@ -81,7 +81,7 @@ class ImageEmbeddingsFile:
         if len(lines) != num_rows or len(keys) != num_rows:
             raise EmbeddingsError(
                 f"{self.url} has {num_rows} rows, and {self.keys_url} has {len(lines)} lines with {len(keys)} "
-                "different paths. It takes one line per row, each once."
+                f"different paths. It takes one line per row, each once.{transposed(self.url, len(keys))}"
             )
         return keys
 
@@ -99,6 +99,7 @@ def _digest(url: str, version: str) -> str:
 @lru_cache(maxsize=2)
 def _read_npy(url: str, version: str) -> Floats:
     del version  # as above
+    _refuse_other(url)
     try:
         matrix = np.load(io.BytesIO(_read(url)), allow_pickle=False)
     except EmbeddingsError:
@@ -120,6 +121,38 @@ def _read_npy(url: str, version: str) -> Floats:
         )
     unit: Floats = rows / norms
     return unit
+
+
+#: How embeddings in files of other kinds become a `.npy`, by ending; `X` is the path.
+_LOADED = {
+    "npz": "X = np.load({!r})['arr_0']  # or the name that it has there",
+    "txt": "X = np.loadtxt({!r}, dtype=np.float32)",
+    "csv": "X = np.loadtxt({!r}, dtype=np.float32, delimiter=',')",
+    "tsv": "X = np.loadtxt({!r}, dtype=np.float32, delimiter='\t')",
+    "pt": "import torch; X = torch.load({!r}, map_location='cpu').float().numpy()",
+    "pth": "import torch; X = torch.load({!r}, map_location='cpu').float().numpy()",
+    "safetensors": "from safetensors.numpy import load_file; X = load_file({!r})['embeddings']  # or its name there",
+    "parquet": "import pandas as pd; X = pd.read_parquet({!r}).to_numpy(np.float32)",
+}
+
+
+def _refuse_other(url: str) -> None:
+    """Raises `EmbeddingsError` for a file of another kind, with the lines that make a `.npy` of it."""
+    stem, _, ending = url.rpartition(".")
+    if ending.lower() in _LOADED:
+        raise EmbeddingsError(
+            f"{url} is no .npy file, which embeddings are read from. Two lines of Python make one:\n"
+            f"import numpy as np; {_LOADED[ending.lower()].format(url)}\n"
+            f"np.save({f'{stem}.npy'!r}, X)"
+        )
+
+
+def transposed(url: str, wanted: int) -> str:
+    """A hint for a matrix that has not as many rows as `wanted`, but as many columns; nothing for another."""
+    rows, columns = read_npy(url).shape
+    if columns != wanted:
+        return ""
+    return f" It has shape [{rows}, {columns}]: is it transposed? np.save({url!r}, np.load({url!r}).T) turns it."
 
 
 def _read(url: str) -> bytes:

@@ -80,6 +80,9 @@ class _Accuracy(_Part):
     neurons: int
     top1: float
     top5: float | None = None
+    #: Neurons whose true concept is in the concept list, and their accuracy where they are not all.
+    possible: int | None = None
+    of_possible: dict[str, float] = {}
     truth: list[str]
 
 
@@ -127,6 +130,25 @@ def read_run(out: Folder) -> dict[str, Any]:
             "--out."
         ) from error
     return run
+
+
+def tops_in_words(accuracy: dict[str, Any]) -> str:
+    """`90.0% top-1, 95.0% top-5` of the accuracy of a run."""
+    names = {"top1": "top-1", "top5": "top-5"}
+    return ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in names.items() if top in accuracy)
+
+
+def possible_in_words(accuracy: dict[str, Any]) -> str:
+    """How many neurons a run could have named right, and how many it did; nothing where it could all of them."""
+    known, possible = accuracy["neurons"], accuracy.get("possible")
+    if possible is None or possible == known:  # None: of an older version
+        return ""
+    if not possible:
+        return f"; the concept list has none of the true concepts of these {known}"
+    return (
+        f"; the concept list has the true concepts of {possible} of the {known}, and of these it is "
+        f"{tops_in_words(accuracy['of_possible'])}"
+    )
 
 
 def refuse_run(folder: Folder) -> None:

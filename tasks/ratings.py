@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
 import pandas as pd
 
+from storage.errors import TableError
 from storage.files import Folder, split
+from storage.user_tables import csv_table
 from tasks.dissection.agreement import equal_share, krippendorff_alpha, opposite_share
 from tasks.dissection.bootstrap import Counts, Floats, Statistic
 from tasks.published import read_run
@@ -111,11 +112,10 @@ def agreement(ratings: Ratings) -> Agreement:
 def _read(file: str) -> pd.DataFrame:
     folder, name = split(file)
     try:
-        # All as text: a concept may be `null` or `007`.
-        table = pd.read_csv(io.BytesIO(folder.read(name)), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = csv_table(folder.read(name), name)
     except FileNotFoundError as error:
         raise RatingsError(f"There is no file {file}.") from error
-    except ValueError as error:  # pandas' own errors, and those of UTF-8
+    except TableError as error:
         raise RatingsError(f"{file} is no CSV ({error}).") from error
     if set(table.columns) != set(COLUMNS):
         raise RatingsError(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from storage.completion import Completion
 from storage.shards import MANIFEST
 from tasks import detailing
-from tasks.concepts import concept_list
-from tasks.dissection.metrics import accuracy, right_ranks
+from tasks.concepts import concept_list, list_digest
+from tasks.dissection.metrics import accuracy, has_right, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.published import REJECTS
@@ -41,6 +42,7 @@ def run_facts(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) ->
         "probe": of.probe.folder.url,
         "digests": plan.digests,
         "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},
+        "concept_list": list_digest(concept_list(spec).concepts),
         "counts": of.counts,
         "layers": {
             layer: {
@@ -79,9 +81,16 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
     labels = plan.labels.labels(layer)
     known = {neuron: names_of(line) for neuron, line in enumerate(truth) if line}
     ranked = [group["concept"].tolist() for neuron, group in labels.groupby("neuron", sort=True) if neuron in known]
-    ranks = right_ranks(ranked, list(known.values()))
-    tops = {f"top{top}": accuracy(ranks, top).value() for top in (1, 5) if top <= plan.spec.ranks}
-    return {"layer": layer, "neurons": len(known), **tops, "truth": list(truth)}
+    ranks, listed = right_ranks(ranked, list(known.values())), concept_list(plan.spec).concepts
+    is_possible = has_right(listed, list(known.values()))
+
+    def tops(of: npt.NDArray[np.float64]) -> dict[str, float]:
+        return {f"top{top}": accuracy(of, top).value() for top in (1, 5) if top <= plan.spec.ranks}
+
+    facts = {"layer": layer, "neurons": len(known), **tops(ranks), "possible": int(is_possible.sum())}
+    if is_possible.any() and not is_possible.all():
+        facts["of_possible"] = tops(ranks[is_possible])
+    return facts | {"truth": list(truth)}
 
 
 def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
@@ -89,9 +98,7 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
-    blank = concept_list(spec).num_blank
-    if blank:
-        found.append(f"{blank} blank lines of the concept list are no concepts.")
+    found += concept_list(spec).notes()
     for layer, facts in done.items():
         if facts["num_activations_ignored"]:
             found.append(_ignored(plan, layer, facts["num_activations_ignored"]))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from storage.bundles import read_bundle
 from tasks import recorded
-from tasks.concepts import read_concept_embeddings
+from tasks.concepts import concept_list, read_concept_embeddings
 from tasks.dissection.null import Null
 from tasks.dissection.scorers import (
     CosCubedScorer,
@@ -128,6 +128,12 @@ def _windows(plan: LabelPlan, layer: str, columns: slice) -> Iterator[tuple[Tens
 def concepts_of(plan: LabelPlan) -> Tensor:
     """Embeddings `[C, D]` of the concepts, in list order."""
     return torch.from_numpy(read_concept_embeddings(plan.concepts, plan.spec))  # [C, D]
+
+
+def repeated_of(plan: LabelPlan) -> Tensor | None:
+    """`[C]`: concepts whose text stands further up in the list; None where there are none."""
+    is_repeated = concept_list(plan.spec).is_repeated
+    return torch.from_numpy(is_repeated) if is_repeated.any() else None
 
 
 def images_of(plan: LabelPlan, rows: Tensor) -> Images:

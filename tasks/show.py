@@ -14,7 +14,7 @@ from rich.table import Table
 from storage.files import Folder
 from tasks.dissection.errors import UnknownNameError
 from tasks.printable import printable
-from tasks.published import LABELS, REPORT, read_run, read_table
+from tasks.published import LABELS, REPORT, possible_in_words, read_run, read_table, tops_in_words
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from tasks.dissection.layers import TracedLayer
@@ -77,15 +77,12 @@ def run_lines(run: dict[str, Any], out: Folder, num_shown: int) -> Iterator[str]
         yield "  " + ", ".join(f"{neuron} {literal(concept)}" for neuron, concept in pairs) + more
     accuracy = run["accuracy"]
     if accuracy:
-        tops = ", ".join(f"{accuracy[top]:.1%} {name}" for top, name in TOPS.items() if top in accuracy)
-        yield f"\nAccuracy of {literal(accuracy['layer'])} on {accuracy['neurons']} known neurons: {tops}"
+        told = tops_in_words(accuracy) + possible_in_words(accuracy)
+        yield f"\nAccuracy of {literal(accuracy['layer'])} on {accuracy['neurons']} known neurons: {told}"
     for note in run["notes"]:
         yield f"Note: {literal(note)}"
     yield f"\nTables  {literal(out.path(LABELS))}, labels.csv, descriptions.csv, top_images.parquet"
     yield f"Report  {literal(out.path(REPORT))}"
-
-
-TOPS = {"top1": "top-1", "top5": "top-5"}
 
 
 def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:

@@ -35,10 +35,11 @@ from storage.layout import Store
 from storage.shards import INDEX_COLUMNS, MANIFEST, REJECT_COLUMNS, ShardMember, TarPass, read_images, write_shard
 from storage.sources.broden import Broden
 from storage.sources.image_list import ImageList
+from storage.sources.parquet_images import ParquetImages
 from storage.sources.tars import Tars
 from storage.tables import write_parquet
 from tasks.announce import announcement
-from tasks.dissection.concepts import parse
+from tasks.concept_files import concept_file
 from tasks.dissection.errors import DissectionError
 from tasks.images import UndecodableError, decodable_size, decode
 from tasks.models.checkpoints import read_checkpoint
@@ -134,28 +135,46 @@ def _write_tar(folder: Path) -> None:
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
+            link = tarfile.TarInfo("d.png")
+            link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+            tar.addfile(link)
+    (folder / "joined.tar").write_bytes((folder / "gnu.tar").read_bytes() + (folder / "pax.tar").read_bytes())
 
 
 def _read_tars(folder: Path) -> None:
-    for name in ("pax.tar", "gnu.tar"):
+    for name in ("pax.tar", "gnu.tar", "joined.tar"):
         shutil.rmtree(folder / "lists", ignore_errors=True)
         images = list(Tars(str(folder / name), Folder.at(str(folder / "lists"))).images())
         with (folder / name).open("rb") as file:
             tar = TarPass(name, file)
             for image in images:
-                tar.member(image.offset)
+                if not image.reason:
+                    tar.member(image.offset)
             tar.finish([image.offset for image in images])
 
 
 def _write_lists(folder: Path) -> None:
     (folder / "list.csv").write_text('path,label\na.png,x\n"b ""c"".png",\nhttp://127.0.0.1:9/x.png,z\n')
     pd.DataFrame({"url": ["a.png", "b.png"], "label": ["x", None]}).to_parquet(folder / "list.parquet")
+    images = [{"bytes": png(), "path": "a.png"}, {"bytes": png(), "path": None}]
+    pd.DataFrame({"image": images, "label": [1, 2]}).to_parquet(folder / "images.parquet")
+    (folder / "list.tsv").write_bytes("path\tlabel\na.png\tx\n".encode("utf-16"))
 
 
 def _read_lists(folder: Path) -> None:
-    for name in ("list.csv", "list.parquet"):
+    for name in ("list.csv", "list.parquet", "list.tsv"):
         for image in ImageList(str(folder / name)).images():
             assert isinstance(image.path + image.label, str)
+    held = ParquetImages(str(folder / "images.parquet"))
+    for image in held.images():
+        held.read(image.url)
+
+
+def _write_concepts(folder: Path) -> None:
+    (folder / "c.txt").write_text("red\ngrün\r\n\nblue sky\n", encoding="utf-8")
+    (folder / "c.csv").write_text('concept,group\n"red, dark",a\ngreen,\n')
+    (folder / "c.json").write_text('["red", "green"]')
+    pd.DataFrame({"name": ["red", None]}).to_parquet(folder / "c.parquet")
 
 
 def _write_broden(folder: Path) -> None:
@@ -250,13 +269,13 @@ def _read_images(folder: Path) -> None:
 
 
 READERS = {
-    "tars": Reader(_write_tar, ("pax.tar", "gnu.tar"), _read_tars),
-    "lists": Reader(_write_lists, ("list.csv", "list.parquet"), _read_lists),
+    "tars": Reader(_write_tar, ("pax.tar", "gnu.tar", "joined.tar"), _read_tars),
+    "lists": Reader(_write_lists, ("list.csv", "list.parquet", "list.tsv", "images.parquet"), _read_lists),
     "broden": Reader(_write_broden, ("index.csv", "label.csv"), _read_broden),
     "concepts": Reader(
-        lambda folder: (folder / "c.txt").write_text("red\ngrün\r\n\nblue sky\n", encoding="utf-8"),
-        ("c.txt",),
-        lambda folder: parse((folder / "c.txt").read_bytes(), "c.txt"),
+        _write_concepts,
+        ("c.txt", "c.csv", "c.json", "c.parquet"),
+        lambda folder: [concept_file(str(folder / name)) for name in ("c.txt", "c.csv", "c.json", "c.parquet")],
     ),
     "embeddings": Reader(
         _write_embeddings,

@@ -10,8 +10,10 @@ from storage.files import Folder
 from storage.sources.broden import Broden
 from storage.sources.folder import ImageFolder
 from storage.sources.image_list import PATH_COLUMNS, ImageList
+from storage.sources.parquet_images import ParquetImages, holds_images
 from storage.sources.source import Source, SourceSettings
 from storage.sources.tars import Tars
+from storage.user_tables import CSVS, TABLES
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ def _is_folder(text: str) -> bool:
     return Folder.at(text).is_there()
 
 
+def _list(text: str) -> Source:
+    return ParquetImages(text) if not text.lower().endswith(CSVS) and holds_images(text) else ImageList(text)
+
+
 def _is_broden(text: str) -> bool:
     return _is_folder(text) and {"index.csv", "label.csv", "images"} <= set(Folder.at(text).names())
 
@@ -47,9 +53,9 @@ def _is_broden(text: str) -> bool:
 #: In the order in which they are tried. The task layer adds those that need torchvision.
 KINDS = (
     Kind(
-        f"a .csv or .parquet list with a column {' or '.join(PATH_COLUMNS)}",
-        lambda text: text.endswith((".csv", ".parquet")),
-        lambda text, _: ImageList(text),
+        f"a .csv, .tsv or .parquet list with a column {' or '.join(PATH_COLUMNS[:4])}",
+        lambda text: text.lower().endswith(TABLES),
+        lambda text, _: _list(text),
     ),
     Kind(
         "WebDataset shards as x.tar, 'x/*.tar' or 'x-{000..009}.tar'",

@@ -67,7 +67,7 @@ class Source(ABC):
     @property
     def name(self) -> str:
         """A short name for it: the last part of its text."""
-        last = re.sub(r"\.(csv|parquet|tar)$", "", self.text.rstrip("/").rsplit("/", 1)[-1])
+        last = re.sub(r"\.(csv|tsv|parquet|tar)$", "", self.text.rstrip("/").rsplit("/", 1)[-1])
         return re.sub(r"[^\w.]+", "-", last).strip("-.") or "source"
 
     @abstractmethod

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any
 
 import pandas as pd
 from braceexpand import braceexpand
@@ -17,7 +16,17 @@ from storage.completion import Completion
 from storage.errors import RemoteError, SourceError
 from storage.files import Folder, split
 from storage.identity import digest_of
-from storage.members import DAMAGE, MAX_READ, Bounded, image_member
+from storage.members import (
+    DAMAGE,
+    MAX_READ,
+    Member,
+    NoHeaderError,
+    UnresolvedError,
+    image_member,
+    named,
+    resolved,
+    walk,
+)
 from storage.shards import sample_key
 from storage.sources.source import IMAGE_ENDINGS, Source, SourceImage
 from storage.tables import read_parquet, write_parquet
@@ -26,8 +35,10 @@ from storage.tables import read_parquet, write_parquet
 LISTED_AT_A_TIME = 16
 #: Fields of a sample's `.json` that may hold its label.
 LABEL_FIELDS = ("label", "cls", "class")
-#: Raised by one when the same tar would give another list.
-VERSION = 1
+#: Endings of members that may hold the label of a sample.
+LABEL_ENDINGS = ("cls", "json")
+#: Increment when the same tar would give another list. 2: all archives of joined tars, links, reasons.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,9 @@ class Tars(Source):
 
     A sample's label is its `.cls`, or field `label`, `cls` or `class` of its `.json`. Keys need to be unique only
     within a tar, as WebDataset asks: most people's shards begin at 0 each. An image is told by tar and member.
+
+    Tars that were joined by `cat` are read to the end. A link to a member of the same tar is an image like any other,
+    and comes next to the member that holds its bytes; a link to anything else is refused by name.
     """
 
     text: str
@@ -62,6 +76,7 @@ class Tars(Source):
                         version,
                         str(member.label),
                         int(str(member.offset)),
+                        reason=str(member.reason),
                         key=str(member.key),
                     )
         if not num_images:
@@ -108,46 +123,57 @@ class Tars(Source):
 
 
 def list_members(url: str) -> pd.DataFrame:
-    """Members of a tar, a row each: `name, key, label, offset, num_bytes`; only an image has a `key`.
+    """Members of a tar, a row each: `name, key, label, offset, num_bytes, reason`; only an image has a `key`.
 
-    `offset` is where the member's header starts. Reads headers and labels only. Raises `SourceError` where the
-    tar is cut off or damaged: tarfile and WebDataset would take what is before for the whole.
+    `offset` is where the header of the member starts that holds the bytes: of a link to another member, that one's.
+    Rows are in its order, so that one pass over the tar reads all. `reason` says why an image is refused unread.
+    Reads headers and labels only. Raises `SourceError` where the tar is cut off or damaged: tarfile and WebDataset
+    would take what is before for the whole.
     """
-    rows: list[tuple[str, str, str, int, int]] = []
-    labels: dict[str, str] = {}
-    end = 0
+    members: list[Member] = []
+    labels: dict[int, str] = {}
     folder, name = split(url)
     with folder.open(name) as file:
         try:
-            with tarfile.open(fileobj=cast(IO[bytes], Bounded(file)), mode="r:") as tar:
-                for info in tar:
-                    if rows and info.offset <= end:
-                        raise tarfile.ReadError("a member begins before the one it follows")
-                    end = info.offset
-                    sample, ending = sample_key(_utf8(info.name)) if info.isreg() else ("", "")
-                    is_image = ending.lower() in IMAGE_ENDINGS
-                    rows.append((_utf8(info.name), sample if is_image else "", sample, info.offset, info.size))
-                    if ending in ("cls", "json") and info.size <= MAX_READ:
-                        content = image_member(tar, info)
-                        label = _label(ending, content.read() if content else b"")
-                        labels[sample] = label if ending == "cls" else labels.get(sample, label)
-                end = tar.offset
-            file.seek(end)
-            mark = file.read(tarfile.BLOCKSIZE)
-            if mark != bytes(tarfile.BLOCKSIZE):
-                what = "the mark of its end is missing" if len(mark) < tarfile.BLOCKSIZE else "there is no tar header"
-                raise tarfile.ReadError(what)
+            for tar, info in walk(file):
+                members.append(Member.of(info))
+                ending = sample_key(_utf8(info.name))[1]
+                if ending in LABEL_ENDINGS and info.size <= MAX_READ:
+                    content = image_member(tar, info)
+                    labels[info.offset] = _label(ending, content.read() if content else b"")
         except RemoteError:
             raise
         except (*DAMAGE, OSError) as error:
             size = file.seek(0, 2)
-            last = f", in or after member {rows[-1][0]!r}" if rows else ""
+            place = error.place if isinstance(error, NoHeaderError) else members[-1].offset if members else 0
+            last = f", in or after member {_utf8(members[-1].name)!r}" if members else ""
             raise SourceError(
-                f"{url} is no whole tar file: cut off or damaged at or after byte {end:,} of {size:,}{last} "
+                f"{url} is no whole tar file: cut off or damaged at or after byte {place:,} of {size:,}{last} "
                 f"({error}). Fetch it again, or leave it out."
             ) from error
-    columns = ["name", "key", "label", "offset", "num_bytes"]
-    return pd.DataFrame([(*row[:2], labels.get(row[2], ""), *row[3:]) for row in rows], columns=columns)
+    columns = ["name", "key", "label", "offset", "num_bytes", "reason"]
+    return pd.DataFrame(_rows(members, labels), columns=columns).sort_values("offset", kind="stable")
+
+
+def _rows(members: Sequence[Member], labels: Mapping[int, str]) -> list[tuple[str, str, str, int, int, str]]:
+    """Rows of `list_members`, of which no link is followed out of the tar; labels by the offset of their member."""
+    by_name = named(members) if any(member.is_link for member in members) else {}
+    of_sample: dict[str, str] = {}
+    rows = []
+    for member in members:
+        name = _utf8(member.name)
+        sample, ending = ("", "") if member.is_folder else sample_key(name)
+        is_image, found, reason = ending.lower() in IMAGE_ENDINGS, member, ""
+        if is_image or ending in LABEL_ENDINGS:
+            try:
+                found = resolved(member, by_name)
+            except UnresolvedError as error:
+                reason = _utf8(str(error))
+        if ending in LABEL_ENDINGS and found.offset in labels:
+            label = labels[found.offset]
+            of_sample[sample] = label if ending == "cls" else of_sample.get(sample, label)
+        rows.append((name, sample if is_image else "", sample, found.offset, found.num_bytes, reason))
+    return [(name, key, of_sample.get(of, ""), at, size, reason) for name, key, of, at, size, reason in rows]
 
 
 def _label(ending: str, content: bytes) -> str:

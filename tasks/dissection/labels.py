@@ -29,14 +29,20 @@ class Labels:
     log_prior: Floats | None
 
     @classmethod
-    def of(cls, scores: Scores, num_ranks: int, first_concept: int = 0) -> Labels:
-        """The best `min(num_ranks, C)` of the concepts scored, the first of which is number `first_concept`."""
+    def of(cls, scores: Scores, num_ranks: int, first_concept: int = 0, is_repeated: Tensor | None = None) -> Labels:
+        """The best `min(num_ranks, C)` of the concepts scored, the first of which is number `first_concept`.
+
+        A concept that `is_repeated` `[C]` is no label, and has the similarity -inf: its text stands further up.
+        """
+        similarity = scores.similarity
+        if is_repeated is not None:
+            similarity = similarity.masked_fill(is_repeated, -torch.inf)
         # No number ranks last: topk would take it for the largest.
-        lowest = torch.finfo(scores.similarity.dtype).min
-        _, rows = first_largest(scores.similarity.nan_to_num(lowest, posinf=torch.inf, neginf=lowest), num_ranks)
+        lowest = torch.finfo(similarity.dtype).min
+        _, rows = first_largest(similarity.nan_to_num(lowest, posinf=torch.inf, neginf=lowest), num_ranks)
         return cls(
             rows.numpy() + first_concept,
-            _float64(scores.similarity.gather(1, rows)),
+            _float64(similarity.gather(1, rows)),
             None if scores.log_likelihood is None else _float64(scores.log_likelihood.gather(1, rows)),
             None if scores.log_prior is None else _float64(scores.log_prior[rows]),
         )

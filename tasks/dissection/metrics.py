@@ -37,6 +37,12 @@ def right_ranks(labels: Sequence[Sequence[str]], names: Sequence[Sequence[str]])
     return ranks
 
 
+def has_right(concepts: Sequence[str], names: Sequence[Sequence[str]]) -> Flags:
+    """`[U]`: True for a unit whose true concept, by any of its names, is among those that labels are chosen from."""
+    listed = {normal(concept) for concept in concepts}
+    return np.array([any(normal(name) in listed for name in true) for true in names], dtype=bool)
+
+
 def ranks_in(similarities: Floats, is_right: Flags) -> Floats:
     """Rank of each unit's most similar right concept among all concepts, `[U]`, from 1.
 

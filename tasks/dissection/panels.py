@@ -35,17 +35,25 @@ class Labelled:
 
 
 def label(
-    scorer: Scorer, concepts: Tensor, num_ranks: int, memory: int, *, first_concept: int = 0, keep: bool = False
+    scorer: Scorer,
+    concepts: Tensor,
+    num_ranks: int,
+    memory: int,
+    *,
+    first_concept: int = 0,
+    is_repeated: Tensor | None = None,
+    keep: bool = False,
 ) -> Labelled:
     """The best `num_ranks` of the concepts `[C, D]` for every neuron.
 
-    `memory` is in bytes. `first_concept` is the number of the first one in the concept list. All similarities are
-    given too where they are to be kept.
+    `memory` is in bytes. `first_concept` is the number of the first one in the concept list; those that are repeated
+    `[C]` are no labels. All similarities are given too where they are to be kept.
     """
     kept = []
     labelled: Labelled | None = None
     for start, scored in score(scorer, concepts, memory):
-        labels = Labels.of(scored.scores, num_ranks, first_concept + start)
+        again = None if is_repeated is None else is_repeated[start : start + scored.scores.similarity.shape[1]]
+        labels = Labels.of(scored.scores, num_ranks, first_concept + start, again)
         panel = Labelled(labels, scored.null.amax(1))
         labelled = panel if labelled is None else labelled.merge(panel, num_ranks)
         if keep:

@@ -10,6 +10,7 @@ import pandas as pd
 from storage.errors import DamagedError, TableError
 from storage.files import split
 from storage.tables import read_csv, read_parquet
+from storage.user_tables import CSVS, TABLES, column_named
 
 #: What the column of units is called.
 UNIT = ("unit", "neuron")
@@ -19,17 +20,17 @@ MOST_UNITS = 1 << 26
 
 def is_table(url: str) -> bool:
     """Whether a file is a table, going by its name."""
-    return url.lower().endswith((".csv", ".parquet"))
+    return url.lower().endswith(TABLES)
 
 
 def read_table(url: str) -> pd.DataFrame:
     """A table that a user gives. Raises `TableError` where it is not there or is none."""
     folder, name = split(url)
     try:
-        if name.lower().endswith(".csv"):
+        if name.lower().endswith(CSVS):
             return read_csv(folder, name)
         if folder.exists(name):
-            return read_parquet(folder, name, alone=True)
+            return _plain(read_parquet(folder, name, alone=True))
     except (FileNotFoundError, IsADirectoryError):
         pass
     except DamagedError as error:  # which says to remove it, as is right of our own
@@ -37,9 +38,18 @@ def read_table(url: str) -> pd.DataFrame:
     raise TableError(f"There is no table {url}.")
 
 
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """A Parquet table without pandas' nullable, categorical and time columns, which take no '' for what is blank."""
+    is_named = table.index.names != [None] and not set(table.index.names) & set(table.columns)
+    table = table.reset_index() if is_named else table  # the index that a table was written with is a column too
+    kinds = {name: object for name, kind in table.dtypes.items() if not isinstance(kind, np.dtype | pd.StringDtype)}
+    kinds |= {name: object for name, kind in table.dtypes.items() if getattr(kind, "kind", "") in "mM"}
+    return table.astype(kinds)
+
+
 def column(table: pd.DataFrame, names: Sequence[str], origin: str) -> pd.Series:
     """The column that has one of these names. Raises `TableError`."""
-    found = find(table, names)
+    found = find(table, names, origin)
     if found is None:
         raise TableError(
             f"{origin} has no column {' or '.join(names)}, but {', '.join(map(str, table.columns)) or 'none'}. "
@@ -48,12 +58,13 @@ def column(table: pd.DataFrame, names: Sequence[str], origin: str) -> pd.Series:
     return found
 
 
-def find(table: pd.DataFrame, names: Sequence[str]) -> pd.Series | None:
-    """The column that has the first of these names that is there."""
-    for name in names:
-        if name in table:
-            return table[name]
-    return None
+def find(table: pd.DataFrame, names: Sequence[str], origin: str) -> pd.Series | None:
+    """The column that has the first of these names that is there, in any case. Raises `TableError` for several."""
+    try:
+        found = column_named(table.columns, names)
+    except TableError as error:
+        raise TableError(f"{origin}: {error}.") from error
+    return None if found is None else table[found]
 
 
 def units_of(table: pd.DataFrame, origin: str, first_unit: int = 0) -> pd.Series:

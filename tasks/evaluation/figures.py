@@ -148,6 +148,10 @@ def _judged_figures(question: Question, units: JudgedUnits) -> Iterator[Figure]:
             yield Figure(f"top{top}_accuracy", None, None, None, len(units), f"the table has {units.num_ranks} ranks")
         else:
             yield figure(f"top{top}_accuracy", metrics.accuracy(units.ranks, top))
+    if units.is_unlisted.any() and not units.is_unlisted.all():
+        listed, by = units.ranks[~units.is_unlisted], "the concept list has their true concept"
+        for top in TOPS[: 1 + (units.is_complete or units.num_ranks >= TOPS[1])]:
+            yield figure(f"top{top}_accuracy_listed", metrics.accuracy(listed, top), by)
     ranks = units.ranks[~units.is_unlisted & ~units.is_dead]
     beyond = int(np.isinf(ranks).sum())
     note = f"{beyond} are beyond rank {units.num_ranks}" if beyond else ""
@@ -217,7 +221,7 @@ def _notes(units: JudgedUnits) -> Iterator[str]:
     if units.is_unlisted.any():
         yield (
             f"The concept of {units.is_unlisted.sum()} units is none that units are labelled with: wrong in "
-            "accuracy, and left out of ranks."
+            f"accuracy, and left out of ranks. {(~units.is_unlisted).sum()} of {len(units)} can be named right."
         )
     if units.is_complete:
         yield f"Ranks are among all {units.num_ranks} concepts."

@@ -22,7 +22,7 @@ from tasks.dissection.panels import score
 from tasks.dissection.similarity import Scores
 from tasks.labelling import LabelPlan
 from tasks.relabel import aside, of_images, prepare, scorer
-from tasks.scoring import concepts_of, panel_memory
+from tasks.scoring import concepts_of, panel_memory, repeated_of
 
 #: Labels of a neuron that two halves are compared by.
 RANKS = 5
@@ -42,10 +42,15 @@ class Labelled:
     similarities: Tensor
 
     @classmethod
-    def of(cls, similarity: Tensor, start: int, wanted: Tensor) -> Labelled:
-        """Of a panel of concepts `[N, W]`, the first of which is number `start`; `wanted` are those compared."""
-        here = wanted[(wanted >= start) & (wanted < start + similarity.shape[1])] - start
-        return cls(Labels.of(Scores(similarity), RANKS, start), similarity[:, here])
+    def of(cls, similarity: Tensor, start: int, wanted: Tensor, is_repeated: Tensor | None) -> Labelled:
+        """Of a panel of concepts `[N, W]`, the first of which is number `start`.
+
+        `wanted` are those compared; `is_repeated` `[C]` are those of the whole list that are no labels.
+        """
+        stop = start + similarity.shape[1]
+        here = wanted[(wanted >= start) & (wanted < stop)] - start
+        again = None if is_repeated is None else is_repeated[start:stop]
+        return cls(Labels.of(Scores(similarity), RANKS, start, again), similarity[:, here])
 
     def merge(self, other: Labelled) -> Labelled:
         """Of both, which are of the same neurons; the concepts of these come first."""
@@ -121,12 +126,12 @@ def _some(plan: LabelPlan, layer: str, neurons: Rows, seed: int) -> HalfLabels:
     concepts = concepts_of(plan)
     wanted = compared(len(concepts), plan.activations.num_neurons[layer], seed)
     is_dead = plan.neurons(layer)["is_dead"].to_numpy()[neurons.start : neurons.stop]
-    panels = []
+    panels, is_repeated = [], repeated_of(plan)
     for start, scored in score(scorer(plan, layer, neurons), concepts, panel_memory(plan, layer)):
         own = scored.scores.similarity
         by_chance = torch.full_like(own, -torch.inf)
         by_chance[torch.from_numpy(~is_dead)] = scored.null
-        panels.append([Labelled.of(similarity, start, wanted) for similarity in (own, by_chance)])
+        panels.append([Labelled.of(similarity, start, wanted, is_repeated) for similarity in (own, by_chance)])
     own_labels, labels_by_chance = (reduce(Labelled.merge, of) for of in zip(*panels, strict=True))
     is_live = ~is_dead & own_labels.has_label & labels_by_chance.has_label
     return HalfLabels(own_labels, labels_by_chance, is_live)

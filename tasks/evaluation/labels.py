@@ -64,7 +64,7 @@ def read_labels(source: str, layer: str | None = None, first_unit: int = 0) -> L
 
 
 def _of_layer(table: pd.DataFrame, origin: str, layer: str | None, first_unit: int) -> LabelTable:
-    layers = find(table, LAYER)
+    layers = find(table, LAYER, origin)
     if table.empty:
         raise TableError(f"{origin} has no row.")
     if layers is not None:
@@ -83,7 +83,7 @@ def _of_layer(table: pd.DataFrame, origin: str, layer: str | None, first_unit: i
 def _rows(table: pd.DataFrame, origin: str, first_unit: int) -> pd.DataFrame:
     absent = pd.Series(np.nan, index=table.index)
     known: Mapping[str, pd.Series] = {
-        name: absent if (found := find(table, names)) is None else numbers(found, origin)
+        name: absent if (found := find(table, names, origin)) is None else numbers(found, origin)
         for name, names in {"similarity": SIMILARITY, "null_quantile": NULL_QUANTILE, "rank": RANK}.items()
     }
     label = column(table, LABEL, origin).fillna("").astype(str).str.strip()

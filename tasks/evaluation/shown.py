@@ -22,6 +22,8 @@ from tasks.published import FILES, RUN
 SHOWN = {
     "top1_accuracy": ("top-1 accuracy", ".2%"),
     "top5_accuracy": ("top-5 accuracy", ".2%"),
+    "top1_accuracy_listed": ("top-1, concept listed", ".2%"),
+    "top5_accuracy_listed": ("top-5, concept listed", ".2%"),
     "mean_rank": ("mean rank", ".2f"),
     "median_rank": ("median rank", ".1f"),
     "roc_auc": ("ROC-AUC", ".3f"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from storage.files import split
 from tasks import sample
-from tasks.concepts import named_list, read_list
+from tasks.concept_files import lines_of_file
+from tasks.concepts import named_list
 from tasks.dissection import concepts as lists
 from tasks.dissection.errors import ConceptError
 from tasks.evaluation.columns import column, is_table, read_table, units_of
@@ -59,7 +60,7 @@ def read_truth(name: str) -> Truth:
         return Truth(name, named_list(name).concepts)
     if is_table(name):
         return _of_table(name)
-    return Truth(name, tuple(" | ".join(names_of(line)) for line in lists.lines(read_list(name), name)))
+    return Truth(name, tuple(" | ".join(names_of(line)) for line in lines_of_file(name)))
 
 
 def _of_table(url: str) -> Truth:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from storage.completion import Rows
 from storage.errors import TableError
-from tasks.dissection.metrics import normal, ranks_in, right_ranks
+from tasks.concepts import list_digest, named_list
+from tasks.dissection.concepts import ConceptList
+from tasks.dissection.errors import ConceptError
+from tasks.dissection.metrics import has_right, normal, ranks_in, right_ranks
 from tasks.evaluation.labels import LabelTable
 from tasks.evaluation.truth import Truth, names_of
+from tasks.paths import seen_from
 from tasks.similarities import KeptSimilarities
 
 #: Similarities that are read at a time: 128 MiB.
@@ -69,11 +74,11 @@ def judged_units(table: LabelTable, truth: Truth) -> JudgedUnits:
     first = table.first.set_index("unit").loc[known]
     kept = KeptSimilarities.of(table.run, table.layer) if table.run else None
     listed = [labels[unit] for unit in known]
+    concepts = _concepts(table) if kept is None else kept.concepts
     if kept is None:
         ranks = right_ranks(listed, names) if known else np.empty(0)
-        is_unlisted = np.zeros(len(known), dtype=bool)
     else:
-        ranks, is_unlisted = _ranks_of_kept(kept, known, names)
+        ranks = _ranks_of_kept(kept, known, names)
         ranks[first["is_dead"].to_numpy()] = np.inf
     return JudgedUnits(
         units=tuple(known),
@@ -82,8 +87,8 @@ def judged_units(table: LabelTable, truth: Truth) -> JudgedUnits:
         similarity=first["similarity"].to_numpy(dtype=np.float64),
         is_dead=first["is_dead"].to_numpy(dtype=bool),
         ranks=ranks,
-        is_unlisted=is_unlisted,
-        num_ranks=table.num_ranks if kept is None else len(kept.concepts),
+        is_unlisted=~has_right(concepts, names) if concepts else np.zeros(len(known), dtype=bool),
+        num_ranks=table.num_ranks if kept is None else len(set(kept.concepts)),
         num_unknown=sum(not line for line in lines),
         num_absent=sum(bool(line) and unit not in in_table for unit, line in enumerate(lines)),
         is_complete=kept is not None,
@@ -102,15 +107,27 @@ def _same_numbers(table: LabelTable, truth: Truth, in_table: set[int]) -> None:
     )
 
 
-def _ranks_of_kept(
-    kept: KeptSimilarities, units: Sequence[int], names: Sequence[Sequence[str]]
-) -> tuple[Floats, Flags]:
-    """Ranks of the right concepts among all, and whether a unit's is none of them; both `[U]`."""
+def _concepts(table: LabelTable) -> Sequence[str]:
+    """Concepts that labels of a run are chosen from; none where its list is not there any more, or another one."""
+    if table.run is None:
+        return ()
+    spec = table.run["spec"]
+    try:
+        of = seen_from(Path(table.run.get("folder", "")), {"concepts": spec["concepts"]})["concepts"]
+        found = named_list(of)
+    except (ConceptError, OSError):
+        return ()
+    listed = (found.unique() if spec.get("unique_concepts") else found).concepts
+    return listed if table.run.get("concept_list") == list_digest(listed) else ()
+
+
+def _ranks_of_kept(kept: KeptSimilarities, units: Sequence[int], names: Sequence[Sequence[str]]) -> Floats:
+    """Ranks `[U]` of the right concepts among all."""
     columns: dict[str, list[int]] = {}
     for column, concept in enumerate(kept.concepts):
         columns.setdefault(normal(concept), []).append(column)
     right = [[column for name in true for column in columns.get(normal(name), [])] for true in names]
-    ranks = np.full(len(units), np.inf)
+    ranks, once = np.full(len(units), np.inf), ~ConceptList(tuple(kept.concepts)).is_repeated
     step = max(1, SIMILARITIES_HELD // len(kept.concepts))
     of_unit = np.array(units, dtype=np.int64)
     for start in range(0, int(of_unit.max(initial=-1)) + 1, step):
@@ -121,5 +138,5 @@ def _ranks_of_kept(
         is_right = np.zeros(block.shape, dtype=bool)
         for row, unit in enumerate(here):
             is_right[row, right[unit]] = True
-        ranks[here] = ranks_in(block, is_right)
-    return ranks, np.array([not columns_of for columns_of in right], dtype=bool)
+        ranks[here] = ranks_in(block[:, once], is_right[:, once])
+    return ranks

@@ -143,7 +143,7 @@ def _tables(question: Question, run: FinishedRun) -> list[LabelTable]:
 
 
 def _given(url: str, wanted: list[str], question: Question) -> list[LabelTable]:
-    column = find(read_table(url), LAYER)
+    column = find(read_table(url), LAYER, url)
     if column is None:
         return [replace(read_labels(url, None, question.first_unit), layer=wanted[-1])]
     has = set(column.astype(str))

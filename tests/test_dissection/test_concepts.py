@@ -86,3 +86,18 @@ def test_only_empty_braces_stand_for_the_concept(template: str, text: str) -> No
 
 def test_braces_in_a_concept_are_left_alone() -> None:
     assert prompt("a {}", "{0}") == "a {0}"
+
+
+def test_what_a_list_holds_that_few_expect_is_told_with_numbers() -> None:
+    listed = parse(b"dog\n# animals\nDog\n\ncat\ndog\nCAT\n#tag\ncat\n", "words.txt")
+    assert listed.is_repeated.tolist() == [False, False, False, False, True, False, False, True]
+    blank, marked, twice, near = listed.notes()
+    assert blank == "1 blank lines of the concept list are no concepts."
+    assert marked.startswith("Concepts that begin with #: 2 (first: '# animals').")
+    assert twice.startswith("Concepts that repeat an earlier one: 2 of 8 (first: 'dog').") and "--unique-con" in twice
+    assert near.startswith("Concepts that differ from an earlier one in letter case alone: 2 of 8 (first: 'Dog').")
+    assert listed.unique().notes() == [blank, marked, near.replace("of 8", "of 6")]
+    assert ConceptList(("a", "b"), unused=("x", "y")).notes() == [
+        "Columns of the concept list that are not used: x, y."
+    ]
+    assert parse(b"red\ngreen\n", "words.txt").notes() == []

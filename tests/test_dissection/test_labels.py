@@ -67,3 +67,29 @@ def test_a_similarity_that_is_no_number_is_never_the_label() -> None:
 def test_no_concept_is_a_neurons_label_twice() -> None:
     labels = Labels.of(Scores(torch.tensor([[0.5, -math.inf, -math.inf]])), 3)
     assert labels.concept_rows.tolist() == [[0, 1, 2]]
+
+
+@given(
+    hnp.arrays(np.float32, (3, 7), elements=st.sampled_from([-1.0, 0.0, 0.25, 7.0])),
+    st.lists(st.booleans(), min_size=6, max_size=6),
+    st.integers(1, 8),
+    st.integers(1, 6),
+)
+@QUICK
+def test_repeated_concepts_are_no_labels_in_whatever_panels(
+    scores: npt.NDArray[np.float32], repeated: list[bool], num_ranks: int, width: int
+) -> None:
+    is_repeated, similarity = torch.tensor([False, *repeated]), torch.from_numpy(scores)
+    parts = [
+        Labels.of(Scores(similarity[:, at : at + width]), num_ranks, at, is_repeated[at : at + width])
+        for at in range(0, 7, width)
+    ]
+    labels = parts[0]
+    for part in parts[1:]:
+        labels = labels.merge(part, num_ranks)
+    once = (~is_repeated).nonzero()[:, 0]
+    alone = Labels.of(Scores(similarity[:, once]), num_ranks)
+    found = alone.concept_rows.shape[1]
+    assert labels.concept_rows[:, :found].tolist() == once[torch.from_numpy(alone.concept_rows)].tolist()
+    assert labels.similarity[:, :found].tolist() == alone.similarity.tolist()
+    assert np.isneginf(labels.similarity[:, found:]).all()

@@ -115,14 +115,22 @@ def test_a_sparse_member_is_refused_alone_and_none_of_its_zeros_is_made(data: by
         list(read_images(disk, own))
 
 
-def test_links_and_devices_are_not_followed_and_do_not_hide_the_rest(disk: Folder, tmp_path: Path) -> None:
+def test_links_and_devices_are_refused_by_name_and_do_not_hide_the_rest(disk: Folder, tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     links = [
         header(f"{kind!r}.jpg", 0, kind, str(tmp_path / "secret.jpg")) for kind in (b"1", b"2", b"3", b"4", b"6")
     ]
     images = listed(disk, member("a.jpg") + b"".join(links) + header("folder.jpg", 0, b"5") + member("z.jpg", b"z"))
-    assert [name for name, *_ in images] == ["a.jpg", "z.jpg"]
-    assert contents(disk, [offset for *_, offset in images]) == [b"abc", b"z"]
+    assert [name for name, *_ in images] == [
+        "a.jpg",
+        *(f"{kind!r}.jpg" for kind in (b"1", b"2", b"3", b"4", b"6")),
+        "z.jpg",
+    ]
+    reasons = [image.reason for image in Tars(disk.path("x.tar"), disk / "lists").images()]
+    outside = f"is a link to '{tmp_path}/secret.jpg', which the tar does not hold"
+    device = "is a device in the tar, not a file"
+    assert reasons == ["", outside, outside, device, device, "is a pipe in the tar, not a file", ""]
+    assert contents(disk, [images[0][2], images[-1][2]]) == [b"abc", b"z"]
 
 
 def test_names_are_names_and_never_places(disk: Folder, tmp_path: Path) -> None:

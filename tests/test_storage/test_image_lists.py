@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import SourceError, UnreadableError
@@ -141,3 +143,46 @@ def test_what_cannot_pass_is_tried_once(url: str, reason: str, monkeypatch: pyte
     with pytest.raises(UnreadableError, match=reason):
         fetch(url)
     assert not waited
+
+
+@pytest.mark.parametrize("header", ["filename", "image_path", "filepath", "Path", "File Name", "img", "FILE"])
+def test_columns_of_other_tools_are_known_in_any_case(folder: Folder, header: str) -> None:
+    images = listed(folder, f"split;{header};Label\ntrain;1.png;7\n")
+    assert [(image.path, image.label) for image in images] == [("1.png", "7")]
+
+
+def test_rows_that_do_not_fit_the_header_are_refused_by_line_and_shift_nothing(folder: Folder) -> None:
+    images = listed(folder, "path,label\n1.png,cat,\n2.png\n3.png,dog,,\n")
+    assert [(image.path, image.label) for image in images] == [("1.png", "cat"), ("2.png", ""), ("3.png", "dog")]
+    with pytest.raises(SourceError, match=r"list\.csv is no table .*line 2 has 3 cells"):
+        listed(folder, "path,label\n1,000.png,cat\n")
+
+
+def test_a_path_as_windows_writes_it_is_refused_with_the_way_out_unless_there_is_such_a_file(disk: Folder) -> None:
+    disk.write("b\\2.png", b"two")
+    one, other = listed(disk, "path\na\\1.png\nb\\2.png\n")
+    assert "Write / in its path" in one.reason and one.path == "a\\1.png"
+    assert other.reason == "" and ImageList("").read(other.url) == b"two"
+
+
+def parquet(folder: Folder, columns: dict[str, pa.Array | list[object]], row_group_size: int = 2) -> str:
+    pq.write_table(pa.table(columns), folder.path("list.parquet"), row_group_size=row_group_size)
+    return folder.path("list.parquet")
+
+
+def test_of_a_parquet_list_only_the_columns_in_use_are_read(disk: Folder) -> None:
+    disk.write("x", b"")
+    boxes = [[[1, 2]], None, []]
+    url = parquet(disk, {"boxes": boxes, "file_name": ["a.png", None, "c.png"], "label": pa.array([1, None, 3])})
+    images = list(ImageList(url).images())
+    assert [(image.path, image.label) for image in images] == [("a.png", "1"), ("row 1", ""), ("c.png", "3")]
+    with pytest.raises(SourceError, match=r"list\.parquet is no table .*column 'label' holds list"):
+        list(ImageList(parquet(disk, {"path": ["a", "b", "c"], "label": boxes})).images())
+
+
+def test_a_column_of_structs_with_a_path_is_one_of_paths(disk: Folder) -> None:
+    disk.write("x", b"")
+    url = parquet(disk, {"image": [{"path": "a.png"}, None, {"path": "b.png"}]})
+    assert [image.path for image in ImageList(url).images()] == ["a.png", "row 1", "b.png"]
+    with pytest.raises(SourceError, match=r"column 'image' holds struct"):
+        list(ImageList(parquet(disk, {"image": [{"src": "a.png"}]})).images())

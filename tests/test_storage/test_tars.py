@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.completion import Completion
-from storage.errors import SourceError
+from storage.errors import SourceError, UnreadableError
 from storage.files import Folder
 from storage.shards import TarPass
 from storage.sources.joined import joined
@@ -175,3 +175,175 @@ def test_a_tar_that_changes_between_listing_and_reading_is_named(disk: Folder) -
             pytest.raises(SourceError, match=r"x\.tar has changed since it was listed"),
         ):
             TarPass(disk.path("x.tar"), file).member(last.offset)
+
+
+def link(name: str, to: str, kind: bytes = tarfile.LNKTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+
+def mixed(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
+    """A tar of files, as name and content, and of links."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as out:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                out.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size = len(member[1])
+            out.addfile(info, io.BytesIO(member[1]))
+    return data.getvalue()
+
+
+def read_in_a_pass(folder: Folder, text: str, images: list[SourceImage]) -> list[bytes]:
+    with fsspec.open(folder.path(text), "rb") as file:
+        passing = TarPass(folder.path(text), file)
+        return [passing.member(image.offset) for image in images]
+
+
+ONE, OTHER = tar(("0.jpg", b"0" * 700), ("1.jpg", b"1")), tar(("2.jpg", b"2" * 512), ("2.cls", b"9"))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [b"", bytes(512), bytes(3 * 10_240)],
+    ids=["as cat writes it", "a zero block more", "many zero blocks"],
+)
+@pytest.mark.parametrize("is_trimmed", [False, True], ids=["blocks of 10,240 bytes", "one zero block each"])
+def test_tars_that_were_joined_are_read_to_the_end(between: bytes, is_trimmed: bool, folder: Folder) -> None:
+    one, other = ONE, OTHER
+    if is_trimmed:  # the last member of the one takes 512 bytes, as does each of the other
+        one, other = one[: 3 * 512 + 1024], other[: 4 * 512 + 512]
+    folder.write("x.tar", one + between + other + between)
+    images = listed(folder, "x.tar")
+    assert [(image.path, image.label) for image in images] == [
+        ("x.tar/0.jpg", ""),
+        ("x.tar/1.jpg", ""),
+        ("x.tar/2.jpg", "9"),
+    ]
+    assert read_in_a_pass(folder, "x.tar", images) == [b"0" * 700, b"1", b"2" * 512]
+
+
+def test_a_pass_over_joined_tars_hashes_all_of_them_and_counts_their_samples(folder: Folder) -> None:
+    folder.write("x.tar", ONE + OTHER + ONE)
+    with fsspec.open(folder.path("x.tar"), "rb") as file:
+        found = TarPass(folder.path("x.tar"), file).finish([0])
+    assert (found.num_samples, found.num_bytes) == (3, len(ONE + OTHER + ONE))
+    assert found.sha256 == folder.sha256("x.tar")
+    assert [image.reason for image in listed(folder, "x.tar")] == [""] * 3 + [
+        "another image of the source has this path"
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        (b"garbage" * 200, "what follows the zeros of its end is no tar"),
+        (bytes(200) + OTHER, "what follows the zeros of its end is no tar"),
+        (b"\x1f\x8b\x08" + bytes(600), "what follows the zeros of its end is no tar"),
+        (OTHER[:700], "unexpected end of data"),
+        (OTHER[: 512 + 512], "the mark of its end is missing"),
+    ],
+    ids=["no tar", "not at a block", "a compressed one", "cut in a member", "cut after a member"],
+)
+def test_what_follows_a_tar_and_is_no_whole_tar_is_refused_with_the_place(
+    rest: bytes, words: str, disk: Folder
+) -> None:
+    disk.write("x.tar", ONE + rest)
+    with pytest.raises(SourceError, match=rf"x\.tar is no whole tar file: .*byte 1\d,\d+ of .*{words}"):
+        list_members(disk.path("x.tar"))
+
+
+def test_zeros_in_place_of_a_header_do_not_end_a_tar_in_silence(disk: Folder) -> None:
+    data = bytearray(tar(("a.jpg", b"a" * 600), ("b.jpg", b"b" * 600), ("c.jpg", b"c" * 600)))
+    data[1536:2048] = bytes(512)  # the header of b.jpg
+    disk.write("x.tar", bytes(data))
+    with pytest.raises(SourceError, match=r"byte 2,048 of .* is no tar"):
+        list_members(disk.path("x.tar"))
+
+
+def test_links_to_members_are_images_with_their_own_name_and_label(folder: Folder) -> None:
+    folder.write(
+        "x.tar",
+        mixed(
+            ("a/0.jpg", b"zero"),
+            link("later.jpg", "./b/1.jpg", tarfile.SYMTYPE),
+            link("a/same.png", "a/0.jpg"),
+            ("a/0.cls", b"7"),
+            link("a/same.cls", "a/0.cls"),
+            ("b/1.jpg", b"one"),
+            link("b/chain.jpg", "../a/same.png", tarfile.SYMTYPE),
+            ("b/1.bin", b"bytes"),
+            link("b/named.webp", "1.bin", tarfile.SYMTYPE),
+        ),
+    )
+    images = listed(folder, "x.tar")
+    assert [(image.path.removeprefix("x.tar/"), image.label, image.num_bytes) for image in images] == [
+        ("a/0.jpg", "7", 4),
+        ("a/same.png", "7", 4),
+        ("b/chain.jpg", "", 4),
+        ("later.jpg", "", 3),
+        ("b/1.jpg", "", 3),
+        ("b/named.webp", "", 5),
+    ]
+    assert read_in_a_pass(folder, "x.tar", images) == [b"zero"] * 3 + [b"one"] * 2 + [b"bytes"]
+    assert read_in_a_pass(folder, "x.tar", images[2:4]) == [b"zero", b"one"]
+
+
+def test_links_that_lead_to_no_member_are_refused_with_the_reason(disk: Folder) -> None:
+    folder = tarfile.TarInfo("folder.jpg")
+    folder.type = tarfile.DIRTYPE
+    chain = [link(f"{n}.jpg", f"{n + 1}.jpg") for n in range(50)]
+    disk.write(
+        "x.tar",
+        mixed(
+            ("a.jpg", b"a"),
+            ("twice.jpg", b"1"),
+            ("twice.jpg", b"2"),
+            link("a.jpg", "a.jpg"),
+            link("to-a.jpg", "a.jpg"),
+            link("out.jpg", "../../etc/passwd", tarfile.SYMTYPE),
+            link("self.jpg", "self.jpg"),
+            link("x.jpg", "y.jpg"),
+            link("y.jpg", "x.jpg"),
+            folder,
+            link("to-folder.jpg", "folder.jpg", tarfile.SYMTYPE),
+            link("to-twice.jpg", "twice.jpg"),
+            link("none.jpg", ""),
+            *chain,
+            ("50.jpg", b"end"),
+        ),
+    )
+    images = {image.path.removeprefix("x.tar/"): image for image in listed(disk, "x.tar")[::-1]}
+    circle = "is one of a circle of links, or of a chain of more than 40"
+    reasons = {
+        "a.jpg": "",
+        "to-a.jpg": "",
+        "out.jpg": "is a link to '../../etc/passwd', which the tar does not hold",
+        "self.jpg": "is a link to 'self.jpg', which the tar does not hold",
+        "x.jpg": circle,
+        "y.jpg": circle,
+        "to-folder.jpg": "is a link to 'folder.jpg', which is a folder in the tar, not a file",
+        "to-twice.jpg": "is a link to 'twice.jpg', which the tar holds 2 times",
+        "none.jpg": "is a link to '', which the tar does not hold",
+        "0.jpg": circle,
+        "10.jpg": "",
+        "49.jpg": "",
+    }
+    assert {name: images[name].reason for name in reasons} == reasons
+    assert len(images) == 10 + 51 and "folder.jpg" not in images
+
+
+def test_a_link_to_a_sparse_member_is_refused_as_that_is(disk: Folder) -> None:
+    sparse = tarfile.TarInfo("s.jpg")
+    sparse.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
+    disk.write("x.tar", mixed(sparse, link("t.jpg", "s.jpg"), ("u.jpg", b"u")))
+    images = listed(disk, "x.tar")
+    with Path(disk.path("x.tar")).open("rb") as file:
+        passing = TarPass(disk.path("x.tar"), file)
+        for image in images[:2]:
+            with pytest.raises(UnreadableError, match="sparse"):
+                passing.member(image.offset)
+        assert passing.member(images[2].offset) == b"u"

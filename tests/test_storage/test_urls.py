@@ -17,7 +17,7 @@ from storage.remote import file_system
 from storage.sources.image_list import ImageList
 from storage.sources.kinds import KINDS, source_at
 from storage.sources.reading import fetch, read_file
-from storage.sources.source import SourceSettings
+from storage.sources.source import CopiedSource, SourceSettings
 from storage.urls import PROTOCOLS
 from tests.web import Web
 
@@ -128,3 +128,38 @@ def test_what_has_no_end_is_read_so_far_and_no_further(
         assert fetch(f"{where}/fits") == bytes(1000)
         with pytest.raises(UnreadableError, match="has more than 1,000 bytes"):
             fetch(f"{where}/not")
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_folder_with_colons_in_its_name_is_a_folder(
+    is_relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p::1" / "cat::x").mkdir(parents=True)
+    (tmp_path / "p::1" / "cat::x" / "0.png").write_bytes(b"image")
+    (tmp_path / "p::1" / "list.csv").write_text("path\ncat::x/0.png\nsimplecache::s3/x.png\n")
+    name = "p::1" if is_relative else str(tmp_path / "p::1")
+    settings = SourceSettings(Folder(str(tmp_path / "tars")), "")
+    source = source_at(name, KINDS, settings)
+    (image,) = source.images()
+    assert isinstance(source, CopiedSource) and source.read(image.url) == b"image" and image.label == "cat::x"
+    listed = source_at(f"{name}/list.csv", KINDS, settings)
+    first, second = listed.images()
+    assert isinstance(listed, ImageList) and listed.read(first.url) == b"image"
+    with pytest.raises(UnreadableError, match="is not opened"):
+        listed.read(second.url)
+    store = Folder.at(f"{name}/store")
+    store.write("a/b.json", b"{}")
+    assert (tmp_path / "p::1/store/a/b.json").read_bytes() == store.read("a/b.json") == b"{}"
+    assert store.glob("a/*.json") == ["a/b.json"] and [file.path for file in store.files()] == ["a/b.json"]
+    assert open_group(store.path("x.zarr"), {}) is not None and (tmp_path / "p::1/store/x.zarr").is_dir()
+
+
+def test_a_path_with_colons_that_is_not_there_says_how_to_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UrlError, match=r"with \./ before it"):
+        Folder.at("new::1").write("x", b"")
+    Folder.at("./new::1").write("x", b"")
+    assert (tmp_path / "new::1" / "x").read_bytes() == b""

@@ -15,6 +15,7 @@ import pytest
 import zarr
 
 from storage.errors import TableError
+from storage.files import Folder
 from tasks.dissection.errors import ConceptError, UnknownNameError
 from tasks.evaluation import shown
 from tasks.evaluation.figures import Evaluation, Figure, Question, evaluate
@@ -23,6 +24,8 @@ from tasks.evaluation.texts import cosines, sentence_encoder
 from tasks.models.errors import DownloadError, ModelError
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
+from tasks.published import possible_in_words
+from tasks.show import run_lines
 from tests.test_tasks.conftest import Bench, TinyClip, Write, labelled
 
 
@@ -353,3 +356,44 @@ def test_a_sentence_model_from_a_folder(write: Write, tmp_path: Path) -> None:
     table, truth = write("x.csv", "unit,label", "0,cat", "1,dog"), write("truth.txt", "owl", "dog owl")
     found = evaluate(Question(table, truth, sentence_model=str(tmp_path / "model")))
     assert values(found)["sentence_cosine"] == pytest.approx((math.sqrt(1 / 2) + 3 / math.sqrt(10)) / 2)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_accuracy_is_also_told_of_the_concepts_that_labels_are_chosen_from(
+    bench: Bench, tmp_path: Path, keep: bool
+) -> None:
+    out, truth = tmp_path / "out", tmp_path / "truth.txt"
+    truth.write_text("red\nmauve\nblue | azure\nteal\n")
+    run = run_of(bench, out, truth=str(truth), ranks=2, keep_similarities=keep)
+    accuracy = run["accuracy"]
+    assert (accuracy["neurons"], accuracy["possible"]) == (4, 2)
+    assert (accuracy["top1"], accuracy["of_possible"]) == (0.5, {"top1": 1.0})
+    told = "Accuracy of head on 4 known neurons: 50.0% top-1; the concept list has the true concepts of 2 of the 4, "
+    assert any(told + "and of these it is 100.0% top-1" in line for line in run_lines(run, Folder.at(str(out)), 8))
+    found = evaluate(Question(str(out)))
+    assert (values(found)["top1_accuracy"], values(found)["top1_accuracy_listed"]) == (0.5, 1.0)
+    assert figure(found, "top1_accuracy_listed").num_units == 2 and values(found)["mean_rank"] == 1.0
+    assert any("concept of 2 units is none" in note and "2 of 4 can be named right" in note for note in found.notes)
+    truth.write_text("mauve\n\nteal\n\n")
+    nothing = evaluate(Question(str(out), str(truth)))
+    assert values(nothing)["top1_accuracy"] == 0 and "top1_accuracy_listed" not in values(nothing)
+
+
+def test_a_run_that_could_name_all_right_or_none_says_so(bench: Bench, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.txt"
+    truth.write_text("Red\n\n\ngrey\n")
+    run = run_of(bench, tmp_path / "one", truth=str(truth))
+    assert run["accuracy"]["possible"] == 2 and "of_possible" not in run["accuracy"]
+    assert possible_in_words(run["accuracy"]) == possible_in_words({"neurons": 2, "top1": 1.0}) == ""
+    truth.write_text("mauve\n\n\nteal\n")
+    run = run_of(bench, tmp_path / "other", truth=str(truth))
+    assert possible_in_words(run["accuracy"]) == "; the concept list has none of the true concepts of these 2"
+
+
+def test_a_list_that_has_changed_says_nothing_of_the_labels(bench: Bench, tmp_path: Path) -> None:
+    run_of(bench, tmp_path / "out", ranks=2)
+    (tmp_path / "truth.txt").write_text("mauve\n\nblue\n\n")
+    for listed in ("red\ngreen\nblue\nmauve\n", "red\ngreen\nblue\ngrey\nmauve\n"):
+        bench.concepts.write_text(listed)
+        found = evaluate(Question(str(tmp_path / "out"), str(tmp_path / "truth.txt")))
+        assert "top1_accuracy_listed" not in values(found)

@@ -244,3 +244,25 @@ def test_first_labels_are_plain_rows(bench: Bench) -> None:
     assert set(rows[0]) == {"neuron", "concept", "similarity", "margin", "null_quantile"}
     spec = bench.spec(null_samples=0)
     assert {row["null_quantile"] for row in labelled(spec).first_labels("conv")[:3]} == {None}
+
+
+def test_a_repeated_concept_is_one_label_and_the_margin_is_to_another_text(bench: Bench) -> None:
+    before = labelled(bench.spec(ranks=3))
+    bench.concepts.write_text("red\ngreen\nred\nblue\ngrey\ngreen\n")
+    vectors = np.load(bench.concept_embeddings)
+    np.save(bench.concept_embeddings, vectors[[0, 1, 0, 2, 3, 1]])
+    plan = labelled(bench.spec(ranks=3))
+    assert plan.digest != before.digest and plan.num_concepts == 6
+    labels = plan.labels("head")
+    assert labels.groupby("neuron")["concept"].nunique().tolist() == [3] * 4
+    first = labels[labels["rank"] == 1]
+    second = labels[labels["rank"] == 2]
+    assert first["concept"].tolist()[:3] == ["red", "green", "blue"]
+    assert np.allclose(first["margin"].to_numpy(), first["similarity"].to_numpy() - second["similarity"].to_numpy())
+    assert (first["margin"] > 0).all()
+    everything = labelled(bench.spec(ranks=50)).labels("head")
+    assert (
+        everything.groupby("neuron")["concept"].agg(list).map(sorted).tolist()
+        == [["blue", "green", "grey", "red"]] * 4
+    )
+    assert everything.loc[everything["rank"] == 4, "margin"].isna().all()

@@ -199,3 +199,24 @@ def test_a_truth_of_another_length_is_refused_with_both_numbers(bench: Bench, tm
     (tmp_path / "truth.txt").write_text("red\ngreen\n")
     with pytest.raises(ConceptError, match="has 2 concepts, and the layer head has 4 neurons"):
         preflight(bench.spec(truth=str(tmp_path / "truth.txt")))
+
+
+def test_a_transposed_matrix_is_said_to_be_one(bench: Bench, tmp_path: Path) -> None:
+    np.save(bench.concept_embeddings, np.ones((5, 4), np.float32))
+    with pytest.raises(EmbeddingsError, match=r"has 5 rows.* 4 concepts.*shape \[5, 4\]: is it transposed\? .*\.T\)"):
+        preflight(bench.spec())
+    with pytest.raises(EmbeddingsError, match=r"has 2 rows, and .* 3 lines.*shape \[2, 3\]: is it transposed"):
+        embeddings_file(tmp_path, "a\nb\nc\n", MATRIX.T).rows(["a"])
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "pt", "npz", "SafeTensors"])
+def test_embeddings_in_other_files_are_refused_with_the_lines_that_convert_them(ending: str, tmp_path: Path) -> None:
+    url = tmp_path / f"x.{ending}"
+    url.write_bytes(b"1 0\n0 1\n")
+    with pytest.raises(EmbeddingsError, match=r"is no \.npy file") as caught:
+        read_npy(str(url))
+    *_, load, save = str(caught.value).split("\n")
+    if ending == "txt":  # they work
+        exec(f"{load}\n{save}")
+        assert np.array_equal(np.load(tmp_path / "x.npy"), np.eye(2))
+    assert save == f"np.save({str(tmp_path / 'x.npy')!r}, X)"

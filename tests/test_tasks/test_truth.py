@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
+from storage.errors import TableError
 from tasks.dissection.errors import ConceptError
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.page_rows import _true_concept
@@ -57,3 +61,21 @@ def test_a_run_judges_the_neurons_that_are_known_by_any_of_their_names(labelled_
 def test_the_page_calls_a_concept_by_the_name_that_was_found() -> None:
     assert _true_concept("GREEN | blue", "blue") == "blue" and _true_concept("GREEN | blue", "green") == "green"
     assert _true_concept("GREEN | blue", "red") == "GREEN" and _true_concept("", "red") is None
+
+
+def test_a_table_in_nullable_and_categorical_columns_is_read(tmp_path: Path) -> None:
+    units, concepts = pd.array([2, 0, 0], dtype="Int64"), pd.Categorical(["cat", None, "dog"])
+    pd.DataFrame({"Neuron": units, "Concept": concepts}).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame({"unit": units, "concept": pd.array([7, None, 8], dtype="Int64")}).to_parquet(tmp_path / "b.parquet")
+    pd.DataFrame({"concept": concepts}, index=pd.Index(units, name="unit")).to_parquet(tmp_path / "c.parquet")
+    assert read_truth(str(tmp_path / "a.parquet")).of("fc", 3) == ("dog", "", "cat")
+    assert read_truth(str(tmp_path / "b.parquet")).of("fc", 3) == ("8", "", "7")
+    assert read_truth(str(tmp_path / "c.parquet")).of("fc", 3) == ("dog", "", "cat")
+
+
+def test_tables_of_spreadsheets_are_read(write: Write, tmp_path: Path) -> None:
+    assert read_truth(write("a.csv", "unit;concept;", "1;cat, big;", "0;dog;")).of("fc", 2) == ("dog", "cat, big")
+    (tmp_path / "b.tsv").write_bytes("Unit\tConcept\r\n1\tcat\r\n0\tdog\r\n".encode("utf-16"))
+    assert read_truth(str(tmp_path / "b.tsv")).of("fc", 2) == ("dog", "cat")
+    with pytest.raises(TableError, match=r"c\.csv.*line 2 has 3 cells"):
+        read_truth(write("c.csv", "unit,concept", "0,tench, Tinca"))
