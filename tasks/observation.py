@@ -12,6 +12,7 @@ from torch import Tensor
 from storage import arrays
 from storage.completion import Completion, Rows, groups, in_tasks, rows_per_shard
 from storage.identity import Identity, digest_of
+from storage.layer_arrays import array_name
 from storage.layout import Store
 from tasks import summaries
 from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
@@ -185,6 +186,8 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         )
     embeddings = embeddings_of(probe, embed) if embed else None
     activations = recordings_of(probe, record) if record else {}
+    for of in activations.values():
+        of.store.refuse_twins(of.digest, of.layouts)
     if embed and embed.image_embeddings:
         ImageEmbeddingsFile.at(embed.image_embeddings).check(probe.index()["path"].tolist())
     embedded = groups_embedded(probe, embeddings) if embeddings else frozenset()
@@ -221,9 +224,10 @@ def groups_recorded(probe: ProbeRef, of: ActivationsRef, layer: str) -> frozense
     num_images, num_neurons = probe.num_images, of.num_neurons[layer]
     summaries.create(of.summaries(), layer, num_images, num_neurons)
     if of.kept != "top":
+        group = of.group()
         arrays.create_rows(
-            of.group(),
-            layer,
+            group,
+            array_name(group, layer),
             (num_images, num_neurons),
             rows_per_shard(num_images, num_neurons),
             # Of its own name: xarray opens a group only where axes of one name have one length.
