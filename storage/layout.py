@@ -43,6 +43,8 @@ FORMAT = 1
 STORE = {"format": FORMAT, "what": "clip-dissect store"}
 #: Most bytes of a path part that file systems take.
 LONGEST_PART = 255
+#: And of the name of a file, which has a longer one while it is being written.
+LONGEST_FILE = LONGEST_PART - len("..4194304-0123abcd.partial")
 #: Path parts that mean something in a Zarr group.
 RESERVED = ("zarr.json",)
 
@@ -240,14 +242,14 @@ def safe(name: str) -> str:
     quoted = quote(name, safe="", errors="surrogatepass")
     if set(quoted) <= {"."} or quoted in RESERVED:
         quoted = quoted.replace(".", "%2E")
-    return within_limit(quoted)
+    return within_limit(quoted, LONGEST_PART)
 
 
-def within_limit(part: str, ending: str = "") -> str:
-    """A path part with its ending; a digest takes the place of what is longer than the `LONGEST_PART`."""
-    if len(part.encode()) + len(ending) <= LONGEST_PART:
-        return part + ending
+def within_limit(part: str, most: int) -> str:
+    """A percent-encoded path part, of at most so many bytes: a digest takes the place of what is beyond."""
+    if len(part.encode()) <= most:
+        return part
     # No percent-encoding has `%-`: this is nobody else's name.
-    digest = f"%-{digest_of_bytes(part.encode())}{ending}"
-    cut = part.encode()[: LONGEST_PART - len(digest)].decode(errors="ignore")
+    digest = f"%-{digest_of_bytes(part.encode())}"
+    cut = part.encode()[: most - len(digest)].decode(errors="ignore")
     return re.sub("%[0-9A-F]?$", "", cut) + digest

@@ -21,7 +21,7 @@ from storage.completion import Completion, harm
 from storage.errors import DamagedError, ForeignError
 from storage.files import Folder, Written
 from storage.identity import digest_of
-from storage.layout import safe, within_limit
+from storage.layout import LONGEST_FILE, safe, within_limit
 from storage.leases import Leases
 from storage.letter_case import ignores_case, refuse_twins
 from storage.tables import read_parquet, write_csv
@@ -181,4 +181,4 @@ def _explanations(run: dict[str, Any], layer: str) -> str:
     """
     network = run["spec"]["target"].rpartition(":")[2].partition("/")[0]
     name = f"{NOT_IN_NAMES.sub('_', network)}-{safe(layer)}"
-    return f"{EXPLANATIONS}/{within_limit(name, '.csv')}"
+    return f"{EXPLANATIONS}/{within_limit(name, LONGEST_FILE - len('.csv'))}.csv"

@@ -198,7 +198,7 @@ def choices(traced: Mapping[str, TracedLayer], names: Iterable[str]) -> list[str
         others = [other for other in others if traced[other].layout]
         if others:
             said.append(
-                f"Layer {name} gives {len(others) + 1} tensors, and the first of them, {taken}, is recorded. "
+                f"Layer {name} gives {len(traced[name].items)} tensors, and the first of them, {taken}, is recorded. "
                 f"To record another, name it: {listed(others)}."
             )
     more = len(said) - CHOICES_SAID
