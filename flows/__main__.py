@@ -90,6 +90,8 @@ def record(spec_file: Path | None, **options: Any) -> None:
         plan, _ = observe_probe.with_options(task_runner=runners.of_devices)(record=spec)
         for of in plan.activations.values():
             say(f"Activations ({of.summary}): {of.store.activations(of.digest)}")
+        for note in dict.fromkeys(note for of in plan.activations.values() for note in of.notes):
+            say(f"Note: {note}")
 
 
 @cli.command(cls=SpecCommand)
@@ -111,7 +113,7 @@ def label(spec_file: Path | None, **options: Any) -> None:
 @cli.command()
 @click.argument("target")
 @click.option("--checkpoint", help="Weights file of the network.")
-@click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or features.*.")
+@click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or **.fc1.")
 @click.pass_context
 def layers(context: click.Context, target: str, checkpoint: str | None, match: str) -> None:
     """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
@@ -123,7 +125,8 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
 
         loaded = load_target(target, checkpoint)
         traced = trace(loaded.model, image_shape(loaded.preprocess))
-        names = traced if match == "**" else resolve(loaded.model, match.split(","))
+        asked = traced if match == "**" else resolve(loaded.model, match.split(","), traced)
+        names = dict.fromkeys(one for name in asked for one in (name, *traced[name].items))
         console().print(layers_table([traced[name] for name in names]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows.engine.progress import follow, slug
+from flows.engine.progress import follow, slugs
 from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels
 from tasks.shard import ProbeRef, finished_probe
@@ -32,7 +32,8 @@ def label_neurons(spec: LabelSpec, probe: ProbeRef | None = None) -> LabelPlan:
     follow("score", work, total=total, unit="similarities")
     labelled = [(join_labels.submit(plan, layer), num_neurons[layer]) for layer in layers]
     follow("label", labelled, total=sum(num_neurons.values()), unit="neurons")
-    for layer in layers:
-        text = f"First labels of {layer} of {spec.target}"
-        create_table_artifact(plan.first_labels(layer), key=f"labels-{slug(layer)}", description=text)
+    for layer, key in slugs(list(plan.activations.layouts)).items():
+        if layer in layers:
+            text = f"First labels of {layer} of {spec.target}"
+            create_table_artifact(plan.first_labels(layer), key=f"labels-{key}", description=text)
     return plan

@@ -9,20 +9,23 @@ probes/<digest>/shard-000000.tar …          original image bytes (WebDataset)
 tars/<digest>.parquet, <digest>.json        members of a tar that is used in place, marker
 embeddings/<digest>.zarr, <digest>.done/    image embeddings [I, D], markers per shard group
 concepts/<digest>/<block>.parquet, .json    concept embeddings by text, marker of a block
-activations/<digest>.zarr, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
+activations/<digest>.zarr/<layer>/, <digest>.done/<layer>/   activations [I, N] per layer, markers per shard group
             <digest>.summaries.zarr/<layer>/        top images [G, K, N], statistics [G, 4, N] of G shard groups
 labels/<digest>/<layer>/                    label table, top images and neurons of a layer; blocks while it is made
 details/<digest>/<layer>/                   histograms, upper ranges and similar neurons of a layer; blocks as above
-similarities/<digest>.zarr, <digest>.parquet   all similarities [N, C] per layer, where a run keeps them; concepts
+similarities/<digest>.zarr/<layer>/, <digest>.parquet   similarities [N, C] of a layer, where a run keeps them
 runs/<digest>/                              what a run publishes where no --out is given; studies/ of it
 runs/<digest>.json                          record of a published run, by its folder: what it refers to
 checkpoints/<digest>.json                   marker of a weights file that `dissect_new` has dissected
 leases/                                     who is at what, while it is
+
+A `<layer>` is the layer's name as `safe` writes it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
@@ -30,12 +33,20 @@ from urllib.parse import quote
 from storage.completion import Completion
 from storage.errors import IdentityError, IncompleteError
 from storage.files import Folder
+from storage.identity import digest_of_bytes
 from storage.leases import Leases
+from storage.letter_case import ignores_case, refuse_twins
 
 #: Raised by one when a store of an older version can no longer be read.
 FORMAT = 1
 #: What store.json says.
 STORE = {"format": FORMAT, "what": "clip-dissect store"}
+#: Most bytes of a path part that file systems take.
+LONGEST_PART = 255
+#: And of the name of a file, which has a longer one while it is being written.
+LONGEST_FILE = LONGEST_PART - len("..4194304-0123abcd.partial")
+#: Path parts that mean something in a Zarr group.
+RESERVED = ("zarr.json",)
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,16 @@ class Store:
         """Markers of finished shard groups of one layer's activations and their summaries."""
         return Completion(self.root / "activations" / f"{digest}.done" / safe(layer))
 
+    def refuse_twins(self, digest: str, layers: Iterable[str]) -> None:
+        """Raises `ForeignError` where activations of one layer would lie where those of another do.
+
+        On a file system that ignores case, as that of macOS, `Conv` and `conv` are one folder.
+        """
+        if ignores_case(self.root, "store.json"):
+            there = (self.root / "activations" / f"{digest}.done").names()
+            way_out = "Choose one of them, or a --store for each."
+            refuse_twins(self.root, map(safe, layers), there, way_out)
+
     def labels(self, digest: str, layer: str) -> Folder:
         """Label table and top images of one layer."""
         return self.root / "labels" / digest / safe(layer)
@@ -149,6 +170,8 @@ class Place:
 
 
 _DIGEST, _ROWS, _LAYER = "(?P<digest>[0-9a-f]{20})", r"\d{12}-\d{12}", "(?P<layer>[^/]+)"
+#: What `safe` gives.
+_SAFE = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2}|%-)+")
 #: In a Zarr array's folder.
 _ARRAY = r"(?:zarr\.json|c(?:/\d+)+)"
 _TABLES = "index|rejects|listing|broden|broden-concepts"
@@ -163,7 +186,7 @@ _PATTERNS = [
         ("concepts", rf"concepts/{_DIGEST}/[0-9a-f]{{20}}\.(?:json|parquet)"),
         ("activations", rf"activations/{_DIGEST}(?:\.summaries)?\.zarr/zarr\.json"),
         ("activations", rf"activations/{_DIGEST}\.done/{_LAYER}/{_ROWS}\.json"),
-        # Arrays have a layer's plain name, which may be a path.
+        # Older versions gave an array the layer's own name, which may be a path.
         ("activations", rf"activations/{_DIGEST}\.zarr/(?P<array>.+)/(?:zarr\.json|c/\d+/\d+)"),
         ("activations", rf"activations/{_DIGEST}\.summaries\.zarr/{_LAYER}/zarr\.json"),
         (
@@ -203,12 +226,30 @@ def place(path: str) -> Place | None:
     for kind, pattern in _PATTERNS:
         if found := pattern.fullmatch(path):
             names = found.groupdict()
-            layer = names.get("layer") or safe(names.get("array", ""))
-            return Place(kind, names.get("digest", ""), layer)
+            return Place(kind, names.get("digest", ""), names.get("layer") or _layer_of_array(names.get("array", "")))
     return None
 
 
+def _layer_of_array(path: str) -> str:
+    return path if _SAFE.fullmatch(path) else safe(path)
+
+
 def safe(name: str) -> str:
-    """A layer's name as one path part: letters, digits, `.`, `_`, `-`; all else percent-encoded."""
-    quoted = quote(name, safe="")
-    return quoted.replace(".", "%2E") if set(quoted) <= {"."} else quoted
+    """A layer's name as one path part, another for every name: letters, digits, `.`, `_`, `-`, `~` as they are.
+
+    All else is percent-encoded. A part longer than file systems take is cut, and ends with a digest of the name.
+    """
+    quoted = quote(name, safe="", errors="surrogatepass")
+    if set(quoted) <= {"."} or quoted in RESERVED:
+        quoted = quoted.replace(".", "%2E")
+    return within_limit(quoted, LONGEST_PART)
+
+
+def within_limit(part: str, most: int) -> str:
+    """A percent-encoded path part, of at most so many bytes: a digest takes the place of what is beyond."""
+    if len(part.encode()) <= most:
+        return part
+    # No percent-encoding has `%-`: this is nobody else's name.
+    digest = f"%-{digest_of_bytes(part.encode())}"
+    cut = part.encode()[: most - len(digest)].decode(errors="ignore")
+    return re.sub("%[0-9A-F]?$", "", cut) + digest

@@ -21,7 +21,9 @@ from storage.completion import Completion, harm
 from storage.errors import DamagedError, ForeignError
 from storage.files import Folder, Written
 from storage.identity import digest_of
+from storage.layout import LONGEST_FILE, safe, within_limit
 from storage.leases import Leases
+from storage.letter_case import ignores_case, refuse_twins
 from storage.tables import read_parquet, write_csv
 from tasks.dataset_card import card
 from tasks.publish import descriptions
@@ -63,7 +65,7 @@ def plan_dataset(out: Folder, url: str, *, overwrite: bool = False) -> DatasetPl
         if wrong := harm(out, name, run["files"][name]):
             raise DamagedError(f"The table {out.path(name)} is not as it was written: it {wrong}. Run again.")
     tables = {name: run["files"][name] for name in _tables(run)}
-    digest = digest_of({"version": VERSION, "run": run["digest"], "tables": tables})
+    digest = digest_of({"version": VERSION, "run": run["digest"], "tables": tables, **_renamed(run)})
     return DatasetPlan(out, to, digest, _Before.of(to).is_whole(to, digest), overwrite)
 
 
@@ -136,6 +138,8 @@ def _publish(plan: DatasetPlan) -> None:
     others = {name for name in before.begun | set(before.files) if not before.is_foreign(to, name)} - {*names, MARKER}
     # Until the marker that is written last, all of these are of this, whole or not.
     to.write_json(MARKER, {"digest": None, "begun": sorted(names | others), "files": {}})
+    if ignores_case(to, MARKER):
+        refuse_twins(to, run["layers"], [], "Publish to another file system, or to an object store.")
     written = [*_write_tables(plan, tables)]
     labels = read_table(plan.run, LABELS)
     for name, layer in explained.items():
@@ -163,6 +167,12 @@ def _csv(table: str) -> str:
     return table.removesuffix(".parquet") + ".csv"
 
 
+def _renamed(run: dict[str, Any]) -> dict[str, list[str]]:
+    """Files of explanations that older versions gave other names, where two layers could have one."""
+    odd = [layer for layer in run["layers"] if NOT_IN_NAMES.search(layer) or safe(layer) != layer]
+    return {"explanations": [_explanations(run, layer) for layer in odd]} if odd else {}
+
+
 def _explanations(run: dict[str, Any], layer: str) -> str:
     """Where CoSy looks for the explanations of a layer, `layer,unit,description,similarity`: `resnet50-layer4.csv`.
 
@@ -170,4 +180,5 @@ def _explanations(run: dict[str, Any], layer: str) -> str:
     files `assets/explanations/CLIP-Dissect` and `src/utils.py` of its repository, lkopf/cosy.
     """
     network = run["spec"]["target"].rpartition(":")[2].partition("/")[0]
-    return f"{EXPLANATIONS}/{NOT_IN_NAMES.sub('_', f'{network}-{layer}')}.csv"
+    name = f"{NOT_IN_NAMES.sub('_', network)}-{safe(layer)}"
+    return f"{EXPLANATIONS}/{within_limit(name, LONGEST_FILE - len('.csv'))}.csv"

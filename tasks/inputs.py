@@ -40,7 +40,8 @@ def linear_inputs(target: Target, of: ActivationsRef, num_images: int, layer: st
     alone cannot tell which layer is read.
     """
     _refuse_another(target, of)
-    found = linear_map(target.model.get_submodule(layer))
+    module = dict(target.model.named_modules()).get(layer)  # none where a layer is one of a module's tensors
+    found = linear_map(module) if module else None
     if found is None:
         return None
     return LinearInputs(found.weight, found.bias, _input_layer(found, of, num_images, layer))

@@ -304,7 +304,7 @@ def defaults(similarity: str) -> dict[str, Any]:
 def notes(plan: LabelPlan) -> list[str]:
     """What a reader of the labels should know: settings that leave nothing to tell concepts or neurons apart by."""
     spec = plan.spec
-    found = []
+    found = [*plan.activations.notes]
     wanted, used = spec.top_k or defaults(spec.similarity).get("top_k", 0), plan.hyperparameters.get("top_k", 0)
     if wanted > used:
         found.append(f"K is lowered from {wanted} to {used}: the probe set has {plan.probe.num_images} images.")

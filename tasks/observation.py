@@ -12,9 +12,10 @@ from torch import Tensor
 from storage import arrays
 from storage.completion import Completion, Rows, groups, in_tasks, rows_per_shard
 from storage.identity import Identity, digest_of
+from storage.layer_arrays import array_name
 from storage.layout import Store
 from tasks import summaries
-from tasks.dissection.layers import TracedLayer, recordable, resolve, trace
+from tasks.dissection.layers import TracedLayer, choices, recordable, resolve, trace
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
 from tasks.models.clip import load_clip, num_dimensions
@@ -69,6 +70,8 @@ class ActivationsRef:
     #: Layers in the order asked for, with where their outputs keep the neurons.
     layouts: dict[str, Layout] = field(hash=False)
     num_neurons: dict[str, int] = field(hash=False)
+    #: Which of several tensors a layer's name was taken for.
+    notes: tuple[str, ...] = field(default=(), compare=False)
     #: The images that are looked at, as rows (rising) of the probe set; None for all of them.
     rows: Tensor | None = field(default=None, compare=False)
 
@@ -185,6 +188,8 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         )
     embeddings = embeddings_of(probe, embed) if embed else None
     activations = recordings_of(probe, record) if record else {}
+    for of in activations.values():
+        of.store.refuse_twins(of.digest, of.layouts)
     if embed and embed.image_embeddings:
         ImageEmbeddingsFile.at(embed.image_embeddings).check(probe.index()["path"].tolist())
     embedded = groups_embedded(probe, embeddings) if embeddings else frozenset()
@@ -221,9 +226,10 @@ def groups_recorded(probe: ProbeRef, of: ActivationsRef, layer: str) -> frozense
     num_images, num_neurons = probe.num_images, of.num_neurons[layer]
     summaries.create(of.summaries(), layer, num_images, num_neurons)
     if of.kept != "top":
+        group = of.group()
         arrays.create_rows(
-            of.group(),
-            layer,
+            group,
+            array_name(group, layer),
             (num_images, num_neurons),
             rows_per_shard(num_images, num_neurons),
             # Of its own name: xarray opens a group only where axes of one name have one length.
@@ -267,9 +273,10 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
 
     Layers are no part of the identity, so that more can be added.
     """
-    target, traced = load_target(spec.target, spec.checkpoint), traced_layers(spec)
-    layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
-    num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
+    target, (traced, names) = load_target(spec.target, spec.checkpoint), _trace(spec)
+    layouts = {name: layout for name in names if (layout := traced[name].layout)}
+    num_neurons = {name: traced[name].num_neurons or 0 for name in names}
+    notes = tuple(choices(traced, names))
     recordings: dict[SummaryName, ActivationsRef] = {}
     for summary in spec.summary:
         identity: Identity = {
@@ -281,7 +288,8 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
             **target.identity,
         }
         recordings[summary] = ActivationsRef(
-            Store.at(spec.store), digest_of(identity), identity, summary, spec.activations, layouts, num_neurons
+            *(Store.at(spec.store), digest_of(identity), identity, summary, spec.activations),
+            *(layouts, num_neurons, notes),
         )
     return recordings
 
@@ -294,10 +302,16 @@ def activations_of(probe: ProbeRef, spec: LabelSpec) -> ActivationsRef:
 
 def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
     """The layers of a spec, each recordable, in the order asked for. Raises `LayerError`, `UnknownNameError`."""
+    traced, names = _trace(spec)
+    return {name: traced[name] for name in names}
+
+
+def _trace(spec: RecordSpec) -> tuple[dict[str, TracedLayer], tuple[str, ...]]:
+    """All layers of a network, and the names of those that a spec asks for."""
     target = load_target(spec.target, spec.checkpoint)
-    layers: Iterable[str] = resolve(target.model, spec.layers)
     with held_device("cpu"):
         traced = trace(target.model, image_shape(target.preprocess))
+    layers: Iterable[str] = resolve(target.model, spec.layers, traced)
     for summary in spec.summary:
         layers = recordable(traced, layers, summary)
-    return {name: traced[name] for name in layers}
+    return traced, tuple(layers)

@@ -224,8 +224,9 @@ class TargetSpec(Group):
     )
     layers: tuple[str, ...] = Field(
         min_length=1,
-        description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A number in brackets is an "
-        "index as in Python, [-1] the last.",
+        description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A * ends at a dot; ** goes "
+        "to any depth, as in **.fc1. A number in brackets is an index as in Python, [-1] the last. Of a layer that "
+        "gives several tensors, brackets choose one: sae[1], sae[codes]. `clip-dissect layers` lists them all.",
     )
     summary: tuple[Literal["mean", "max", "class_token", "token_mean", "token_max"], ...] = Field(
         ("mean",),

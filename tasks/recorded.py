@@ -15,6 +15,7 @@ from torch import Tensor
 
 from storage import arrays
 from storage.completion import Rows, groups, steps
+from storage.layer_arrays import array_name
 from tasks import summaries
 from tasks.dissection.streaming import Statistics, TopImages
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
@@ -99,7 +100,11 @@ def activations(
     Raises `ArrayError` where they are damaged or lost.
     """
     read = partial(activations_of_rows, ref, layer, neurons=neurons)
-    blocks = _blocks(read, num_images, None) if ref.rows is None else _of_some(read, ref.group(), layer, ref.rows)
+    if ref.rows is None:
+        blocks = _blocks(read, num_images, None)
+    else:
+        group = ref.group()
+        blocks = _of_some(read, group, array_name(group, layer), ref.rows)
     yield from zip(groups(num_images), blocks, strict=True)
 
 
@@ -113,7 +118,8 @@ def both(
 
 def activations_of_rows(ref: ActivationsRef, layer: str, rows: Rows, neurons: slice = ALL) -> Tensor:
     """The activations of a layer on some images of the probe set `[rows, n]`, as `activations` gives and raises."""
-    return torch.from_numpy(arrays.read_finished_rows(ref.group(), layer, rows, neurons)).float()
+    group = ref.group()
+    return torch.from_numpy(arrays.read_finished_rows(group, array_name(group, layer), rows, neurons)).float()
 
 
 def embeddings(ref: EmbeddingsRef, num_images: int, wanted: Tensor | None = None) -> Iterator[Tensor]:

@@ -43,7 +43,10 @@ def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
 
 
 def layers_table(layers: Iterable[TracedLayer]) -> Table:
-    """Names, types, output shapes and neurons; `-` where no activations can be recorded."""
+    """Names, types, output shapes and neurons; `-` where no activations can be recorded.
+
+    Tensors of which a layer gives several follow it, by the names that they are recorded by.
+    """
     table = Table(box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     table.add_column("type", overflow="fold")
@@ -53,6 +56,9 @@ def layers_table(layers: Iterable[TracedLayer]) -> Table:
     for layer in layers:
         shape = " × ".join(map(str, layer.shape)) if layer.shape else "-"
         kind = str(layer.layout or "-")
+        if layer.items:
+            first = f"{kind}, the first of" if layer.layout else "one of"
+            kind = f"{first} {len(layer.items)} tensors"
         if layer.num_calls != 1:
             kind = f"runs {layer.num_calls} times: cannot be recorded"
         table.add_row(literal(layer.name), literal(layer.kind), shape, kind, str(layer.num_neurons or "-"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from storage import arrays
 from storage.completion import Rows
 from storage.files import Written, split
+from storage.layer_arrays import array_name
 from storage.tables import read_parquet, write_parquet
 from tasks import labelling
 from tasks.concepts import concept_list
@@ -21,16 +22,17 @@ from tasks.labelling import Block, LabelPlan
 def write(plan: LabelPlan, layer: str, block: Block, similarities: Tensor) -> None:
     """Writes those of a block `[n, c]` into the layer's array, which is made if it is not there."""
     group = _group(plan)
+    name = array_name(group, layer)
     arrays.create_blocks(
         group,
-        layer,
+        name,
         (plan.activations.num_neurons[layer], plan.num_concepts),
         plan.block_shape(layer),
         (labelling.NEURONS_UNIT, labelling.CONCEPTS_UNIT),
         (f"neuron of {layer}", "concept"),
         {"layer": layer, "similarity": plan.spec.similarity, "variant": plan.spec.variant},
     )
-    arrays.write_region(group, layer, (block.neurons, block.concepts), similarities.numpy())
+    arrays.write_region(group, name, (block.neurons, block.concepts), similarities.numpy())
 
 
 def finish(plan: LabelPlan, layer: str) -> list[Written]:
@@ -40,7 +42,8 @@ def finish(plan: LabelPlan, layer: str) -> list[Written]:
     group = _group(plan)
     table = pd.DataFrame({"concept": concept_list(plan.spec).concepts})  # the columns of the arrays, in order
     concepts = write_parquet(plan.store.kept, f"{plan.digest}.parquet", table)
-    return [concepts, *arrays.metadata(group, layer), *arrays.shards(group, layer)]
+    name = array_name(group, layer)
+    return [concepts, *arrays.metadata(group, name), *arrays.shards(group, name)]
 
 
 def _group(plan: LabelPlan) -> zarr.Group:
@@ -73,4 +76,4 @@ class KeptSimilarities:
 
     def rows(self, neurons: Rows) -> arrays.Block:
         """Similarities of some neurons with all concepts, `[n, C]`. Raises `ArrayError`."""
-        return arrays.read_rows(self.group, self.layer, neurons)
+        return arrays.read_rows(self.group, array_name(self.group, self.layer), neurons)

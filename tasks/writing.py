@@ -16,6 +16,7 @@ from torch import Tensor
 from storage import arrays
 from storage.completion import Completion, Rows, rows_per_shard, steps
 from storage.files import Written
+from storage.layer_arrays import array_name
 from tasks import summaries
 from tasks.dissection.errors import LayerError
 from tasks.feed import Clock
@@ -195,7 +196,8 @@ class _Activations(_Array):
             block = self._halved(block)
         self._kept.add(block.float(), rows.start)
         if self._ref.kept != "top":
-            self.files += arrays.write_rows(self._ref.group(), self._layer, rows, block.numpy())
+            group = self._ref.group()
+            self.files += arrays.write_rows(group, array_name(group, self._layer), rows, block.numpy())
 
     def _ignore_non_finite(self, rows: Rows, block: Tensor) -> None:
         """Puts -inf for what is not finite: NaN would say that a row was lost.
@@ -225,7 +227,8 @@ class _Activations(_Array):
         of = self._ref
         self.files += summaries.write(of.summaries(), self._layer, self.probe.num_images, self.rows, self._kept)
         if of.kept != "top":
-            self.files += arrays.metadata(of.group(), self._layer)
+            group = of.group()
+            self.files += arrays.metadata(group, array_name(group, self._layer))
 
     def markers(self) -> Completion:
         return self._ref.done(self._layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -17,6 +18,7 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
 from prefect.logging import get_logger, get_run_logger
 
+from storage.identity import digest_of_bytes
 from tasks.running import LOG, stop
 
 
@@ -125,6 +127,17 @@ class _Told(Handler):
 def slug(text: str) -> str:
     """An artifact key: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def slugs(names: Sequence[str]) -> dict[str, str]:
+    """An artifact key for each of the names; those that would share one end with a digest."""
+    counted = Counter(map(slug, names))
+
+    def key(name: str) -> str:
+        plain = slug(name)
+        return plain if plain and counted[plain] == 1 else f"{plain}-{digest_of_bytes(name.encode())}".strip("-")
+
+    return {name: key(name) for name in names}
 
 
 class _ProgressArtifact:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from tasks.dissection.errors import LayerError, UnknownNameError
+from tasks.dissection import layer_names
+from tasks.dissection.errors import LayerError
 from tasks.dissection.layouts import Layout, PrefixTokens, Seen, find_layout
-from tasks.dissection.summary import SummaryName, first_tensor, summarise
+from tasks.dissection.outputs import items, listed, module_name, tensor_of
+from tasks.dissection.summary import SummaryName, summarise
 
 #: Images in a trace, and in the pass that it is compared with: two numbers, which show the axis of images.
 NUM_IMAGES, OTHER_NUM_IMAGES = 3, 2
-_INDEX = re.compile(r"\[(-?\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class TracedLayer:
     num_calls: int
     #: Why no activations can be read from its output; None where they can, and where it does not run.
     problem: str | None = None
+    #: Names of the tensors of floats in its output, where there are several: `sae[0]`, `sae[1]`. The name of the
+    #: layer alone stands for the first in a tuple or list.
+    items: tuple[str, ...] = ()
+    #: Other names for it: `sae[-1]` for the last item `sae[1]`.
+    aliases: tuple[str, ...] = ()
 
     @property
     def num_neurons(self) -> int | None:
@@ -45,75 +50,61 @@ class TracedLayer:
         return self.shape[self.layout.neuron_axis]
 
 
-def resolve(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+#: Layers that give several tensors of which a run says so, one by one.
+CHOICES_SAID = 4
+#: No trace: of a network whose layers are known by name alone.
+NOTHING: Mapping[str, TracedLayer] = MappingProxyType({})
+
+
+def resolve(model: nn.Module, names: Iterable[str], traced: Mapping[str, TracedLayer] = NOTHING) -> tuple[str, ...]:
     """Layer names of `model` for what a user wrote, each once, in the order written.
 
     A number in brackets is an index as in Python: `classifier[4]` is `classifier.4`, `blocks[-1]` the last block.
-    Anything else may be a glob, brackets too: `layer*`, `layer[1-3]` or `features.*` stand for all matching layers
-    of that depth, in the model's order. Raises `UnknownNameError` with the nearest names.
+    Where there is no such module, brackets choose among the tensors that a module gives, as `traced` has them:
+    `sae[1]`, `sae[codes]`. Anything else may be a glob, brackets too: `layer*`, `layer[1-3]` or `features.*` stand
+    for all matching layers of that depth, in the model's order, and `**` for any depth: `**.fc1`. Raises
+    `UnknownNameError` with the nearest names, and with what a deeper glob finds.
     """
     known = [name for name, _ in model.named_modules() if name]
+    items = {alias: layer.name for layer in traced.values() for alias in layer.aliases}
+    items |= {name: name for layer in traced.values() for name in layer.items}
     found: dict[str, None] = {}
     for written in names:
-        parts = _INDEX.sub(r".[\1]", written).replace("..", ".").lstrip(".").split(".")
-        matches = [written] if written in known else [name for name in _find(model, parts) if name in known]
+        matches = layer_names.find(model, known, items, written)
         if not matches:
-            way_out = f"This network has {len(known)} layers: `clip-dissect layers TARGET` lists them."
-            if _INDEX.search(written):
-                way_out += " A number in brackets is an index; a glob is written layer[1-3] or layer?."
-            raise UnknownNameError.of("layer", written, known, way_out)
+            raise layer_names.unknown(model, known, items, written)
         found.update(dict.fromkeys(matches))
     return tuple(found)
-
-
-def _find(module: nn.Module, parts: list[str]) -> Iterator[str]:
-    """Names of the modules inside `module` that the parts of a written name lead to."""
-    children = module._modules  # named_children() leaves out what stands there twice, and indices would shift
-    part, *rest = parts
-    for name in _matching(module, list(children), part):
-        child = children[name]
-        if child is not None:
-            yield from (f"{name}.{inside}" for inside in _find(child, rest)) if rest else [name]
-
-
-def _matching(module: nn.Module, names: list[str], part: str) -> list[str]:
-    index = _INDEX.match(part)
-    if index is None:
-        return [name for name in names if fnmatchcase(name, part)]
-    if index.end() < len(part):
-        return []
-    number = int(index[1])
-    # torchvision names the blocks of its ViT encoder_layer_0 and so on: there too, [0] is the first.
-    if isinstance(module, (nn.Sequential, nn.ModuleList)):
-        return [names[number]] if -len(names) <= number < len(names) else []
-    return [name for name in names if name == index[1]]
 
 
 @torch.no_grad()
 def trace(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, TracedLayer]:
     """Every named layer as one forward pass over images of `image_shape` (`C, H, W`) shows it, by name.
 
-    Another pass, over images of twice the size where the network takes them, tells the axes of an output from one
-    another. A layer that the pass does not reach has `num_calls` 0.
+    After a layer that gives several tensors come these, as layers of their own. Another pass, over images of twice
+    the size where the network takes them, tells the axes of an output from one another. A layer that the pass does
+    not reach has `num_calls` 0.
     """
     others = _compared(model, image_shape)
-    outputs = _forward(model, NUM_IMAGES, image_shape)
     modules = dict(model.named_modules())
     image_size = image_shape[-2], image_shape[-1]
     traced: dict[str, TracedLayer] = {}
-    for name, output in outputs.items():
-        kind = type(modules[name]).__name__
+    for name, output in _forward(model, NUM_IMAGES, image_shape).items():
+        module = modules[module_name(name, modules)]
+        layer = TracedLayer(
+            name, type(module).__name__, None, None, output.num_calls, output.problem, output.items, output.aliases
+        )
+        traced[name] = layer
         if output.shape is None:
-            traced[name] = TracedLayer(name, kind, None, None, output.num_calls, output.problem)
             continue
-        seen, other = Seen(output.shape, NUM_IMAGES), others[name].shape
+        seen, other = Seen(output.shape, NUM_IMAGES), others.get(name, _Output()).shape
         compared = Seen(other, OTHER_NUM_IMAGES) if other else None
-        said = _said_prefix_tokens(modules, name)
+        said = _said_prefix_tokens(modules, module_name(name, modules))
         try:
             layout, shape = find_layout(name, image_size, seen, compared, said)
-            traced[name] = TracedLayer(name, kind, shape, layout, output.num_calls)
+            traced[name] = replace(layer, shape=shape, layout=layout)
         except LayerError as error:
-            traced[name] = TracedLayer(name, kind, None, None, output.num_calls, str(error))
+            traced[name] = replace(layer, problem=str(error))
     return traced
 
 
@@ -125,6 +116,9 @@ class _Output:
     shape: tuple[int, ...] | None = None
     #: Why it has no shape.
     problem: str | None = None
+    #: As in `TracedLayer`.
+    items: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 def _compared(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, _Output]:
@@ -139,28 +133,48 @@ def _compared(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, _Outp
 
 
 def _forward(model: nn.Module, num_images: int, image_shape: tuple[int, ...]) -> dict[str, _Output]:
+    """What every layer gave in a forward pass, and after each that gave several tensors, these."""
     modules = {name: module for name, module in model.named_modules() if name}
-    outputs = {name: _Output() for name in modules}
+    outputs: dict[str, dict[str, _Output]] = {name: {} for name in modules}
 
-    def watcher(name: str, seen: _Output) -> Any:
+    def watcher(name: str) -> Any:
         def watch(module: nn.Module, args: Any, output: object) -> None:
             del module, args
-            seen.num_calls += 1
-            try:
-                seen.shape = tuple(first_tensor(output, name).shape)
-            except LayerError as error:
-                seen.problem = str(error)
+            num_calls = outputs[name][name].num_calls if outputs[name] else 0
+            outputs[name] = _seen(name, output, num_calls + 1)
 
         return watch
 
-    handles = [module.register_forward_hook(watcher(name, outputs[name])) for name, module in modules.items()]
+    handles = [module.register_forward_hook(watcher(name)) for name, module in modules.items()]
     parameter = next(model.parameters(), torch.empty(0))
     try:
         model(torch.zeros(num_images, *image_shape, dtype=parameter.dtype, device=parameter.device))
     finally:
         for handle in handles:
             handle.remove()
-    return outputs
+    # A module may have the name that an item would have: the module is meant.
+    given = {item: seen for name, of in outputs.items() for item, seen in (of or {name: _Output()}).items()}
+    return given | {name: of.get(name, _Output()) for name, of in outputs.items()}
+
+
+def _seen(name: str, output: object, num_calls: int) -> dict[str, _Output]:
+    """What the output of a module shows of the layer, and of its items where there are several."""
+    found = items(output)
+    own = _Output(num_calls)
+    try:
+        own.shape = tuple(tensor_of(output, name, "").shape)
+    except LayerError as error:
+        own.problem = str(error)
+    if len(found) < 2:
+        own.aliases = tuple(name + brackets for item in found for brackets in (item.name, *item.aliases) if brackets)
+        return {name: own}
+    own.items = tuple(name + item.name for item in found)
+    return {name: own} | {
+        name + item.name: _Output(
+            num_calls, tuple(item.tensor.shape), aliases=tuple(name + brackets for brackets in item.aliases)
+        )
+        for item in found
+    }
 
 
 def _said_prefix_tokens(modules: dict[str, nn.Module], name: str) -> PrefixTokens | None:
@@ -176,6 +190,30 @@ def _said_prefix_tokens(modules: dict[str, nn.Module], name: str) -> PrefixToken
         name = name.rpartition(".")[0]
 
 
+def choices(traced: Mapping[str, TracedLayer], names: Iterable[str]) -> list[str]:
+    """Says of each layer of `names` that gives several tensors which of them is recorded, and names the others."""
+    said = []
+    for name in names:
+        taken, *others = traced[name].items or (name,)
+        others = [other for other in others if traced[other].layout]
+        if others:
+            said.append(
+                f"Layer {name} gives {len(traced[name].items)} tensors, and the first of them, {taken}, is recorded. "
+                f"To record another, name it: {listed(others)}."
+            )
+    more = len(said) - CHOICES_SAID
+    return said if more <= 0 else [*said[:CHOICES_SAID], f"So it is of {more} more layers that give several tensors."]
+
+
+def _around(traced: Mapping[str, TracedLayer], name: str) -> str:
+    """The nearest layer around another that can be recorded, for a message; empty where there is none."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in traced and traced[name].layout and traced[name].num_calls == 1:
+            return f", {name!r}"
+    return ""
+
+
 def recordable(traced: dict[str, TracedLayer], names: Iterable[str], summary: SummaryName) -> dict[str, Layout]:
     """Layouts of the layers `names`, in that order. Raises `LayerError` for one that cannot be recorded."""
     layouts: dict[str, Layout] = {}
@@ -184,15 +222,17 @@ def recordable(traced: dict[str, TracedLayer], names: Iterable[str], summary: Su
         if layer.num_calls == 0:
             raise LayerError(
                 f"Layer {name!r} ({layer.kind}) does not run in the forward pass (fused attention skips its "
-                "projections). Record the block that contains it."
+                f"projections). Record the block that contains it{_around(traced, name)}."
             )
         if layer.num_calls > 1:
             raise LayerError(
                 f"Layer {name!r} ({layer.kind}) runs {layer.num_calls} times in one forward pass, so its neurons "
-                "have no one activation. Record the block that contains it, or the layer before it."
+                f"have no one activation. Record the block that contains it{_around(traced, name)}, or the layer "
+                "before it."
             )
         if layer.layout is None or layer.shape is None:
-            raise LayerError(layer.problem)
+            readable = [item for item in layer.items if traced[item].layout]
+            raise LayerError(f"{layer.problem} Record {' or '.join(readable)}." if readable else layer.problem)
         output = torch.zeros(layer.shape).unsqueeze(layer.layout.image_axis)
         summarise(output, layer.layout, summary, name)  # refuses a summary that does not fit
         layouts[name] = layer.layout

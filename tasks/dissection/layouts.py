@@ -90,6 +90,8 @@ def find_layout(
             "Choose a layer inside or after it."
         )
     shape = _without(seen.shape, image_axis)
+    if 0 in shape:
+        raise LayerError(f"Layer {name!r} gives {list(shape)} for an image, which holds no number. Choose another.")
     other_shape = _without(other.shape, image_axis) if other and len(other.shape) == len(seen.shape) else shape
     axes = Axes.TOKENS_FIRST if image_axis else _axes(shape, other_shape, image_size)
     if axes is None:

@@ -6,7 +6,7 @@ follows from its `Layout`, found once per layer by `layers.trace`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -107,27 +107,3 @@ SUMMARIES: dict[SummaryName, Callable[[Tensor, Layout, str], Tensor]] = {
     "token_mean": _token_mean,
     "token_max": _token_max,
 }
-
-
-def first_tensor(output: object, name: str) -> Tensor:
-    """The tensor of floats in a layer's output: itself, or the first of a tuple or list (attention gives two).
-
-    Raises `LayerError` that says what the layer gave instead.
-    """
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
-    if isinstance(first, Tensor) and torch.is_floating_point(first):
-        return first
-    what = _described(output) if first is output else f"{type(output).__name__} that begins with {_described(first)}"
-    raise LayerError(
-        f"Layer {name!r} gives {what}, from which no activations can be read. "
-        "Choose a layer inside or after it whose output is a tensor of floats."
-    )
-
-
-def _described(output: object) -> str:
-    kind = type(output).__name__
-    if isinstance(output, Tensor):
-        return f"{kind} of {str(output.dtype).removeprefix('torch.')}"
-    if isinstance(output, Mapping):
-        return f"{kind} of {', '.join(map(str, list(output)[:5])) or 'nothing'}"
-    return kind

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torchvision.models import alexnet, resnet18
 
 from tasks.dissection.errors import LayerError, UnknownNameError
@@ -23,6 +24,11 @@ class BackboneOutput:
     """As transformers' networks give it."""
 
     maps: Tensor
+
+
+def packed(rows: Tensor) -> PackedSequence:
+    """A sequence of one step for each image, which looks like a row per image, in an order of its own."""
+    return pack_padded_sequence(rows[:, :1], torch.ones(len(rows)), batch_first=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,42 @@ class TestResolve:
         assert resolve(resnet, ["layer?.1.conv2"]) == tuple(f"layer{i}.1.conv2" for i in (1, 2, 3, 4))
         assert resolve(resnet, ["*"])[:4] == ("conv1", "bn1", "relu", "maxpool")
         assert all("." not in name for name in resolve(resnet, ["*"]))
+
+    def test_two_stars_go_to_any_depth(self, resnet: nn.Module) -> None:
+        every = [name for name, _ in resnet.named_modules() if name]
+        assert list(resolve(resnet, ["**"])) == list(resolve(resnet, ["**.**"])) == every
+        assert list(resolve(resnet, ["**.conv1"])) == [name for name in every if name.split(".")[-1] == "conv1"]
+        assert resolve(resnet, ["layer1.**"])[:2] == ("layer1.0", "layer1.0.conv1")
+        assert len(resolve(resnet, ["layer1.**"])) == sum(name.startswith("layer1.") for name in every)
+        assert resolve(resnet, ["layer1.**.bn?"]) == tuple(f"layer1.{i}.bn{j}" for i in (0, 1) for j in (1, 2))
+        assert resolve(resnet, ["**.layer1.0.conv1"]) == ("layer1.0.conv1",)
+        assert resolve(resnet, ["**.downsample[1]"]) == tuple(f"layer{i}.0.downsample.1" for i in (2, 3, 4))
+
+    @pytest.mark.parametrize(
+        ("written", "hint"),
+        [
+            (
+                "*.conv1",
+                r"A \* ends at a dot.*: \*\*\.conv1 finds 9 layers \(conv1, layer1\.0\.conv1, layer1\.1\.conv1, …\)",
+            ),
+            ("*downsample", r"A \* ends at a dot.*: \*\*\.\*downsample finds 3 layers"),
+            ("layer2.*sample", r"layer2\.\*\*\.\*sample finds 1 layer \(layer2\.0\.downsample\)"),
+            ("layer2.conv1", r"layer2\.\*\*\.conv1 finds 2 layers"),
+            ("conv2", r"\*\*\.conv2 finds 8 layers"),
+            ("body.*.conv2", r"\*\*\.conv2 finds 8 layers"),
+        ],
+    )
+    def test_a_glob_that_finds_nothing_is_told_what_a_deeper_one_finds(
+        self, written: str, hint: str, resnet: nn.Module
+    ) -> None:
+        with pytest.raises(UnknownNameError, match=hint):
+            resolve(resnet, [written])
+
+    @pytest.mark.parametrize("written", ["*.nothing", "nothing", "layer1.*.*.*", "**.nothing", "fc.**"])
+    def test_a_glob_is_told_of_no_deeper_one_that_finds_nothing_either(self, written: str, resnet: nn.Module) -> None:
+        with pytest.raises(UnknownNameError) as caught:
+            resolve(resnet, [written])
+        assert "finds" not in str(caught.value)
 
     def test_brackets_are_an_index(self, resnet: nn.Module) -> None:
         assert resolve(resnet, ["layer1[1].conv1"]) == ("layer1.1.conv1",)
@@ -223,6 +265,14 @@ class TestRecordable:
         with pytest.raises(LayerError, match=r"'attention\.out_proj' .* does not run .* Record the block"):
             recordable(traced, ["head", "attention.out_proj"], "mean")
 
+    def test_the_layer_around_one_that_cannot_be_recorded_is_named(
+        self, traced_resnet: dict[str, TracedLayer]
+    ) -> None:
+        with pytest.raises(LayerError, match=r"runs 2 times .*the block that contains it, 'layer3\.1', or the layer"):
+            recordable(traced_resnet, ["layer3.1.relu"], "mean")
+        with pytest.raises(LayerError, match=r"does not run .*the block that contains it, 'attention'\."):
+            recordable(trace(Attended().eval(), (3, 12, 12)), ["attention.out_proj"], "mean")
+
     def test_a_layer_that_runs_twice_is_refused_with_the_number(self) -> None:
         with pytest.raises(LayerError, match=r"'relu' \(ReLU\) runs 2 times .* Record the block"):
             recordable(trace(Repeated(), (3, 8, 8)), ["relu"], "mean")
@@ -230,9 +280,20 @@ class TestRecordable:
     @pytest.mark.parametrize(
         ("output", "what"),
         [
-            (lambda images: {"maps": images}, "dict of maps, from which"),
-            (lambda images: BackboneOutput(images), "BackboneOutput, from which"),
-            (lambda images: [None, images], "list that begins with NoneType"),
+            (lambda images: {"classes": images.argmax(1)}, "dict of classes, from which"),
+            (lambda images: BackboneOutput(images > 0), "BackboneOutput, from which"),
+            (lambda images: [None, images > 0], "list that begins with NoneType"),
+            (
+                lambda images: {"maps": images, "pooled": images.mean((2, 3))},
+                r"2 tensors of floats .*, and none comes",
+            ),
+            (lambda images: ((images, images), images), r"3 tensors .*backbone\[0\]\[0\], .*\[1\]\), and none comes"),
+            (lambda images: (images.mean(), images), r"\[\] for 3 images, .* Record backbone\[1\]\."),
+            (lambda images: images[:, :0], r"\[0, 4, 4\] for an image, which holds no number"),
+            (lambda images: images.flatten(1).to_sparse(), "sparse Tensor of float32"),
+            (lambda images: torch.nested.nested_tensor(list(images)), "nested Tensor of float32"),
+            (lambda images: images.to(torch.float8_e4m3fn), "Tensor of float8"),
+            (lambda images: packed(images.mean(1)), "PackedSequence, from which"),
             (lambda images: images.argmax(1), "Tensor of int64"),
             (lambda images: torch.fft.fft(images), "Tensor of complex64"),
             (lambda images: images.mean(), r"\[\] for 3 images, which has no row per image"),

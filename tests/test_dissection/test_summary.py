@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from tasks.dissection.errors import LayerError
 from tasks.dissection.layouts import Axes, Layout
-from tasks.dissection.summary import SUMMARIES, SummaryName, first_tensor, summarise
+from tasks.dissection.summary import SUMMARIES, SummaryName, summarise
 from tests.test_dissection.strategies import QUICK
 
 ALL: tuple[SummaryName, ...] = get_args(SummaryName)
@@ -143,36 +141,3 @@ def test_activations_are_never_a_view_of_the_output(layout: Layout, summary: Sum
     before = activations.clone()
     output.fill_(7.0)  # as an in-place operation that follows the layer does
     assert torch.equal(activations, before)
-
-
-@dataclass
-class Output:
-    hidden: Tensor
-
-
-class TestFirstTensor:
-    @pytest.mark.parametrize("wrap", [lambda t: t, lambda t: (t, None), lambda t: [t, t + 1]])
-    def test_is_the_output_or_the_first_of_several(self, wrap: Callable[[Tensor], object]) -> None:
-        tensor = output_of(2, 3)
-        assert first_tensor(wrap(tensor), "layer") is tensor
-
-    @pytest.mark.parametrize(
-        ("output", "kind"),
-        [
-            ({"features": torch.zeros(1), "mask": None}, "dict of features, mask,"),
-            ({}, "dict of nothing"),
-            (Output(torch.zeros(1)), "Output,"),
-            ((), "tuple,"),
-            ([], "list,"),
-            ((None, torch.zeros(1)), "tuple that begins with NoneType"),
-            ([{"maps": torch.zeros(1)}], "list that begins with dict of maps"),
-            (torch.zeros(2, dtype=torch.int64), "Tensor of int64"),
-            (torch.zeros(2, dtype=torch.complex64), "Tensor of complex64"),
-            (3.5, "float,"),
-            (None, "NoneType"),
-        ],
-        ids=lambda value: str(value)[:20],
-    )
-    def test_of_anything_else_is_refused_by_name_and_kind(self, output: object, kind: str) -> None:
-        with pytest.raises(LayerError, match=rf"'neck' gives {kind}"):
-            first_tensor(output, "neck")

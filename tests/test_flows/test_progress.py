@@ -81,3 +81,12 @@ def test_a_stage_that_fails_is_shown_as_far_as_it_came(artifacts: Artifacts, mon
     with pytest.raises(ValueError, match="no"):
         stage(list, fail)
     assert list(artifacts.shown.values()) == [[75.0]]
+
+
+def test_names_that_would_share_an_artifact_key_get_a_digest() -> None:
+    names = ["conv1", "block.1", "block_1", "sae[1]", "größe", "[]"]
+    keys = progress.slugs(names)
+    assert (keys["conv1"], keys["sae[1]"]) == ("conv1", "sae-1")
+    assert len(set(keys.values())) == len(names)
+    assert keys["block.1"].startswith("block-1-")
+    assert all(key == progress.slug(key) != "" for key in keys.values())

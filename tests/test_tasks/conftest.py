@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from storage import arrays
 from storage.completion import Rows
+from storage.layer_arrays import array_name
 from tasks.concepts import concept_embeddings_of, embed_concepts
 from tasks.detailing import DetailsPlan, plan_details
 from tasks.details import join_details, measure
@@ -236,7 +237,8 @@ def recording(plan: ObservationPlan) -> ActivationsRef:
 
 def activations(plan: ObservationPlan, layer: str) -> np.ndarray[Any, Any]:
     """What is stored of a layer, `[I, N]`."""
-    return arrays.read_rows(recording(plan).group(), layer, Rows(0, plan.probe.num_images))
+    group = recording(plan).group()
+    return arrays.read_rows(group, array_name(group, layer), Rows(0, plan.probe.num_images))
 
 
 def image_embeddings(plan: ObservationPlan) -> np.ndarray[Any, Any]:

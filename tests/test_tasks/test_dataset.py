@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from storage.errors import DamagedError, ForeignError
 from storage.files import Folder, Written
 from storage.tables import write_parquet
-from tasks.dataset import CARD, MARKER, plan_dataset, publish_dataset
+from tasks.dataset import CARD, MARKER, _explanations, _renamed, plan_dataset, publish_dataset
 from tasks.dataset_card import name
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
@@ -78,6 +80,45 @@ def test_a_data_set_is_the_same_wherever_it_goes_and_going_again_does_nothing(
         store.fails()
     assert not put(out, to.url)
     assert not store or not [asked for asked in store.asked() if not asked.startswith(("GET ", "HEAD "))]
+
+
+@pytest.mark.parametrize(
+    ("layer", "file"),
+    [
+        ("layer4.2.conv3", "resnet50-layer4.2.conv3.csv"),
+        ("conv/1", "resnet50-conv%2F1.csv"),
+        ("conv_1", "resnet50-conv_1.csv"),
+        ("sae[1]", "resnet50-sae%5B1%5D.csv"),
+    ],
+)
+def test_cosy_finds_a_plain_layer_by_its_name_and_any_other_encoded(layer: str, file: str) -> None:
+    run = {"spec": {"target": "torchvision:resnet50/DEFAULT"}}
+    assert _explanations(run, layer) == f"explanations/CLIP-Dissect/{file}"
+
+
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+@example("conv/1", "conv_1")
+@example("x" * 300, "x" * 301)
+def test_two_layers_never_share_a_file_of_explanations(one: str, other: str) -> None:
+    run = {"spec": {"target": "tests.tiny_models:größe"}}
+    files = [_explanations(run, layer) for layer in (one, other)]
+    assert (files[0] == files[1]) == (one == other)
+    assert all(file.endswith(".csv") for file in files)
+
+
+def test_a_file_of_explanations_of_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    name = _explanations({"spec": {"target": "torchvision:resnet50"}}, "ß/" * 200)
+    Folder.at(str(tmp_path)).write(name, b"layer,unit")
+    assert (tmp_path / name).read_bytes() == b"layer,unit"
+
+
+def test_a_data_set_that_lacks_a_layer_of_no_plain_name_is_made_anew() -> None:
+    plain, odd = (
+        {"spec": {"target": "sample"}, "layers": ["conv.1"]},
+        {"spec": {"target": "sample"}, "layers": ["a/1"]},
+    )
+    assert _renamed(plain) == {}  # the digest of a data set with plain names stays as it is
+    assert _renamed(odd) == {"explanations": ["explanations/CLIP-Dissect/sample-a%2F1.csv"]}
 
 
 def test_duckdb_reads_the_tables(out: Folder, tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ def test_a_layer_that_is_not_linear_has_no_weights(bench: Bench) -> None:
     assert inputs(bench, "relu", layers=("relu", "head")) is None
 
 
+def test_a_tensor_of_which_a_layer_gives_several_has_no_weights(bench: Bench) -> None:
+    assert inputs(bench, "sae[0]", target="tests.test_tasks.test_observe:coded", layers=("sae[0]", "head")) is None
+
+
 def test_a_layer_that_the_images_are_put_into_reads_no_recorded_one(bench: Bench) -> None:
     found = inputs(bench, "conv")
     assert found is not None and found.weight.shape == (4, 3)

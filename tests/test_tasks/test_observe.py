@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +212,36 @@ def wide() -> tuple[nn.Module, v2.Compose]:
 def hostile() -> tuple[nn.Module, v2.Compose]:
     """A network whose layers are called like paths."""
     net = nn.Sequential()
-    for name in ("a/b", "zürich", "zarr;json"):
+    for name in HOSTILE:
         net.add_module(name, nn.Conv2d(3, 3, 1))
     return net, to_tensor
+
+
+HOSTILE = ("a/b", "a/b/c", "zürich", "zarr;json", "__", "a%2Fb", "x" * 300)
+
+
+class Coded(ColourNet):
+    """`sae` gives what is before its activation, its codes, and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sae = Encoder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sae(super().forward(x) - 0.5)
+        return x
+
+
+class Encoder(nn.Module):
+    """A sparse autoencoder's."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return x, {"codes": x.relu(), "mean": x.mean()}
+
+
+def coded() -> tuple[nn.Module, v2.Compose]:
+    """A network with a layer that gives several tensors."""
+    return Coded(), to_tensor
 
 
 class Uneven:
@@ -237,13 +265,29 @@ def test_plain_xarray_opens_layers_of_different_widths(bench: Bench) -> None:
 
 
 def test_layers_of_any_name_are_recorded_apart(bench: Bench) -> None:
-    layers = ("a/b", "zürich", "zarr;json")
-    spec = bench.spec(target=f"{__name__}:hostile", layers=layers)
+    spec = bench.spec(target=f"{__name__}:hostile", layers=HOSTILE)
     plan = observed(shard(spec), None, spec)
-    found = [activations(plan, layer) for layer in layers]
+    found = [activations(plan, layer) for layer in HOSTILE]
     assert np.isfinite(found).all()
-    assert not np.allclose(found[0], found[1])
+    assert not any(np.allclose(one, other) for one, other in pairwise(found))
     assert plan_observation(plan.probe, None, spec).missing == ()
+
+
+def test_of_several_tensors_the_one_that_is_named_is_recorded(bench: Bench) -> None:
+    spec = bench.spec(target=f"{__name__}:coded", layers=("sae", "sae[-1][codes]", "sae[0]"))
+    plan = observed(shard(spec), None, spec)
+    of = recording(plan)
+    assert list(of.layouts) == ["sae", "sae[1][codes]", "sae[0]"]
+    before, codes, first = (activations(plan, layer) for layer in of.layouts)
+    assert np.array_equal(before, first) and (before < 0).any()
+    assert np.array_equal(codes, before.clip(min=0))
+    assert of.notes == (
+        "Layer sae gives 3 tensors, and the first of them, sae[0], is recorded. To record another, name it: "
+        "sae[1][codes].",
+    )
+    named = bench.spec(target=f"{__name__}:coded", layers=("sae[1][codes]",))
+    again = plan_observation(plan.probe, None, named)
+    assert again.missing == () and recording(again).notes == ()  # it is the same layer, however it is written
 
 
 class Overflowing(ColourNet):

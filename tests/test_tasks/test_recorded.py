@@ -17,7 +17,8 @@ from storage import arrays
 from storage.completion import groups, rows_per_shard, steps
 from storage.errors import ArrayError
 from storage.files import Folder
-from storage.layout import Store
+from storage.layer_arrays import array_name
+from storage.layout import Store, safe
 from tasks import recorded, summaries
 from tasks.dissection.layouts import Axes, Layout
 from tasks.dissection.streaming import Statistics, TopImages
@@ -60,10 +61,11 @@ def record(folder: Path, A: Tensor) -> ActivationsRef:
     )
     group = arrays.open_group(ref.store.activations(ref.digest), ref.identity)
     kept = arrays.open_group(ref.store.summaries(ref.digest), ref.identity)
-    arrays.create_rows(group, LAYER, tuple(A.shape), rows_per_shard(num_images, num_neurons), ("image", "neuron"), {})
+    name = array_name(group, LAYER)
+    arrays.create_rows(group, name, tuple(A.shape), rows_per_shard(num_images, num_neurons), ("image", "neuron"), {})
     summaries.create(kept, LAYER, num_images, num_neurons)
     for rows in groups(num_images):
-        arrays.write_rows(group, LAYER, rows, A[rows.start : rows.stop].numpy())
+        arrays.write_rows(group, name, rows, A[rows.start : rows.stop].numpy())
         of_group = summaries.Kept()
         for part in steps(rows, 3):
             of_group.add(A[part.start : part.stop], part.start)
@@ -180,7 +182,7 @@ def test_damaged_summaries_are_never_read_as_values(tmp_path: Path, name: str, n
 
 def test_lost_activations_are_never_read_as_values(tmp_path: Path) -> None:
     ref = record(tmp_path, drawn(75))
-    (Folder.at(ref.store.activations(ref.digest)) / LAYER / "c" / "1").remove()
+    (Folder.at(ref.store.activations(ref.digest)) / safe(LAYER) / "c" / "1").remove()
     with pytest.raises(ArrayError, match="24 of 24 rows"):
         recorded.top_images(ref, 75, LAYER, 6)
 
