@@ -20,6 +20,12 @@ SAME = 1e-6
 Floats = npt.NDArray[np.float64]
 
 
+def num_distinct(labels: pd.DataFrame) -> int:
+    """How many different first labels the live neurons of a label table have. A dead neuron has none."""
+    first = labels[(labels["rank"] == 1) & ~labels["is_dead"]]
+    return int(first["concept"].nunique())
+
+
 def neurons_table(statistics: Statistics, top: TopImages, num_images: int) -> pd.DataFrame:
     """A row per neuron: its activations in a few numbers, and whether it can be labelled by them.
 

@@ -67,7 +67,7 @@ def judged_units(table: LabelTable, truth: Truth) -> JudgedUnits:
     of_known = rows[rows["unit"].isin(known)]
     labels = dict.fromkeys(known, ()) | of_known[~of_known["is_dead"]].groupby("unit")["label"].agg(tuple).to_dict()
     first = table.first.set_index("unit").loc[known]
-    kept = KeptSimilarities.of(table.run, table.layer) if table.run else None
+    kept = table.kept
     listed = [labels[unit] for unit in known]
     if kept is None:
         ranks = right_ranks(listed, names) if known else np.empty(0)

@@ -248,7 +248,7 @@ def test_ignored_activations_are_noted_with_their_images(bench: Bench, out: Path
 
 def test_kept_similarities_are_found_by_run_json(bench: Bench, out: Path) -> None:
     _, run = published(bench.spec(out=str(out), keep_similarities=True))
-    assert Path(run["similarities"]).is_dir()
+    assert (Path(bench.store) / run["similarities"]).is_dir()
     assert published(bench.spec(out=str(out)))[1]["similarities"] is None
 
 
