@@ -131,7 +131,10 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
 @cli.command()
 @click.argument("out", metavar="OUT")
 @click.option("--layer", help="Only this layer.")
-@click.option("--concept", help="Only neurons with a label that contains this text.")
+@click.option(
+    "--concept",
+    help="Only neurons with a label that contains this text; in quotes ('\"dog\"'), with a label that is just this.",
+)
 @click.option("--neuron", type=int, help="Only this neuron, with all its labels.")
 @click.option("--sort", type=click.Choice(["neuron", "similarity"]), default="neuron", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Rows per layer.")

@@ -21,7 +21,7 @@ from storage.errors import EmbeddingsError, IdentityError, IncompleteError
 from storage.files import Folder
 from storage.identity import Identity, digest_of
 from storage.layout import Store
-from storage.whereabouts import moves, probe_name, store_of, working_folders
+from storage.whereabouts import moves, probe_of, store_of, working_folders
 from tasks.concepts import (
     ConceptEmbeddingsRef,
     concept_embeddings_of,
@@ -105,7 +105,7 @@ class FinishedRun:
     @property
     def probe(self) -> ProbeRef:
         """Its probe set. Raises `IncompleteError` where that is not there any more."""
-        return probe_at(self.store.probe(probe_name(self.facts)))
+        return probe_at(probe_of(self.out, self.facts, self.given_store))
 
     def truth(self, layer: str, given: str | None = None) -> dict[int, tuple[str, ...]]:
         """Names of the true concept of each neuron of a layer that has a known one, none where nothing is known.

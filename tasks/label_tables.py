@@ -20,10 +20,15 @@ SAME = 1e-6
 Floats = npt.NDArray[np.float64]
 
 
+def of_live_neurons(labels: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a label table that are labels: what stands in the place of a dead neuron's is none."""
+    return labels[~labels["is_dead"].eq(True).fillna(False).astype(bool)]
+
+
 def num_distinct(labels: pd.DataFrame) -> int:
-    """How many different first labels the live neurons of a label table have. A dead neuron has none."""
-    first = labels[(labels["rank"] == 1) & ~labels["is_dead"]]
-    return int(first["concept"].nunique())
+    """How many different first labels there are."""
+    live = of_live_neurons(labels)
+    return int(live.loc[live["rank"] == 1, "concept"].nunique())
 
 
 def neurons_table(statistics: Statistics, top: TopImages, num_images: int) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from storage.completion import Completion
@@ -10,7 +11,7 @@ from storage.files import Folder, is_local
 from storage.layout import Store
 from storage.runs import is_recorded
 from tasks.page import OLD_REPORT
-from tasks.published import DETAILS, FILES, LABELS, REPORT, RUN, read_run, read_table
+from tasks.published import COLUMNS, DETAILS, FILES, REPORT, RUN, read_run, read_table
 from tasks.report.pages import OURS
 
 #: Marker of a run that is publishing: there from before its first file until after its last, `run.json`.
@@ -48,7 +49,7 @@ def foreign_files(out: Folder, store: Store) -> list[str]:
         return []
     named = _named_by_run(out)
     if named is None:
-        return [] if _is_left_by_a_run(out, store) else there
+        return [] if _is_left_by_a_run(out, store, there) else there
     return [name for name in there if name not in named and not _is_page(name)]
 
 
@@ -62,7 +63,7 @@ def end(out: Folder) -> None:
     out.remove_file(BEGUN)
 
 
-def _present(out: Folder, names: tuple[str, ...]) -> list[str]:
+def _present(out: Folder, names: Sequence[str]) -> list[str]:
     if is_local(out.url):
         # Links that lead nowhere are in the way too.
         return [name for name in names if Path(out.path(name)).exists() or Path(out.path(name)).is_symlink()]
@@ -94,9 +95,22 @@ def _named_by_run(out: Folder) -> set[str] | None:
         return None
 
 
-def _is_left_by_a_run(out: Folder, store: Store) -> bool:
-    """True if a run on record published here, its label table is here, and only its `run.json` is gone or torn."""
+def _is_left_by_a_run(out: Folder, store: Store, there: Sequence[str]) -> bool:
+    """True if a run on record published here and only its `run.json` is gone or torn: what it wrote shows that.
+
+    The record alone does not: the folder may have been removed since, and another made of the same name.
+    """
     try:
-        return is_recorded(store, out) and bool(len(read_table(out, LABELS)))
+        return is_recorded(store, out) and any(_is_of_a_run(out, name) for name in there)
+    except OSError:
+        return False
+
+
+def _is_of_a_run(out: Folder, name: str) -> bool:
+    """True if a file can only be of a run: a table with the columns of a run's, or data of a report's page."""
+    if name.startswith(f"{REPORT_FOLDER}/data/"):
+        return True
+    try:
+        return name in COLUMNS and read_table(out, name) is not None
     except (StorageError, OSError):
         return False
