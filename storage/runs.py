@@ -61,9 +61,7 @@ class Run:
     def folder(self, store: Store) -> Folder:
         """The folder in which it is published: where it is from the store, or where it was when it was recorded."""
         near = joined(store.root, self.out)
-        if self.url and self.url != near.url and not near.exists(RUN) and Folder(self.url).exists(RUN):
-            return Folder(self.url)
-        return near
+        return near if not self.url or near.exists(RUN) else Folder(self.url)
 
     def shown(self, store: Store) -> str:
         """Its folder for people: of one in the store, its path from the store's root."""

@@ -36,8 +36,9 @@ class Namesakes:
     def is_right(self, predicted: Numbers, true: Numbers) -> Flags:
         """True where a class `[I]` is the true one, or has a name of it. Numbers below 0 are of no class."""
         is_class = (predicted >= 0) & (true >= 0)
-        is_namesake: Flags = np.isin(true * self.num_classes + predicted, self.pairs)
-        return is_class & ((predicted == true) | is_namesake)
+        is_namesake = np.isin(true * self.num_classes + predicted, self.pairs)
+        found: Flags = is_class & ((predicted == true) | is_namesake)
+        return found
 
     @property
     def num_with_one(self) -> int:

@@ -203,8 +203,8 @@ def _notes(images: pd.DataFrame, wiring: Wiring) -> Iterator[str]:
     known, namesakes = images["class"] >= 0, Namesakes.of(wiring.outputs)
     if len(namesakes.pairs):
         yield (
-            f"{namesakes.num_with_one:,} classes have a name in common with another class: what is said by that name is "
-            "right for either."
+            f"{namesakes.num_with_one:,} classes have a name in common with another class: what is said by that name "
+            "is right for either."
         )
     if known.any():
         right = float(namesakes.is_right(images["said"].to_numpy(), images["class"].to_numpy())[known].mean())
