@@ -35,7 +35,10 @@ COMMANDS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "report": (lambda out: ["report", str(out)], "Report: "),
     "rate": (lambda out: ["rate", str(out), "--neurons", "1"], "rate.html"),
-    "study": (lambda out: ["study", "similarities", str(out), "--similarities", "cos,wpmi", "--layers", "head"], "Written"),
+    "study": (
+        lambda out: ["study", "similarities", str(out), "--similarities", "cos,wpmi", "--layers", "head"],
+        "Written",
+    ),
     "compare": (lambda out: ["compare", str(out), str(out)], "The parameters are the same"),
     "show": (lambda out: ["show", str(out)], "head: 4 neurons"),
     "publish": (lambda out: ["publish", str(out), f"{out}-for-others"], "Data set: "),
@@ -181,7 +184,9 @@ def test_files_named_from_the_working_directory_are_found_where_it_was_moved_to(
 def test_a_run_by_an_older_version_is_read_and_mended(spec: DissectSpec, project: Path) -> None:
     out = Folder.at(spec.out or "")
     facts = read_run(out)
-    old = {name: value for name, value in facts.items() if name not in ("store", "store_from_here", "folder_from_here")}
+    old = {
+        name: value for name, value in facts.items() if name not in ("store", "store_from_here", "folder_from_here")
+    }
     store = Store.existing(spec.store)
     old |= {"probe": store.probe(facts["probe"].rpartition("/")[2]).url}
     old |= {"similarities": store.similarities(facts["digests"]["labels"])}

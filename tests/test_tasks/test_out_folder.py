@@ -46,7 +46,8 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "name", ["labels.csv", "neurons.parquet", "report.html", "spec.yaml", "report/index.html", "report/layers/0-a.html", RUN]
+    "name",
+    ["labels.csv", "neurons.parquet", "report.html", "spec.yaml", "report/index.html", "report/layers/0-a.html", RUN],
 )
 def test_a_file_of_somebody_else_s_is_refused_by_name_before_any_image_is_read(
     bench: Bench, out: Path, name: str

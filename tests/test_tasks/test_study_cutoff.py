@@ -63,7 +63,8 @@ def test_the_share_above_each_tau_counts_dead_neurons_and_leaves_out_what_is_jus
 
 
 @pytest.mark.parametrize(
-    ("tau", "known"), [("-99", [1.0, 1.0]), ("0.5", None), ("99", None), ("null:0.9", [0.1, 0.1]), ("null:0.5", [0.5, 0.5])]
+    ("tau", "known"),
+    [("-99", [1.0, 1.0]), ("0.5", None), ("99", None), ("null:0.9", [0.1, 0.1]), ("null:0.5", [0.5, 0.5])],
 )
 def test_the_null_at_the_very_tau_that_is_asked_for_is_always_told(
     studied: FinishedRun, tau: str, known: list[float] | None

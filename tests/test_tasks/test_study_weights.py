@@ -18,6 +18,7 @@ from storage import arrays
 from storage.completion import Rows
 from storage.errors import IncompleteError
 from tasks.finished import FinishedRun, StudyError
+from tasks.studies.namesakes import Namesakes
 from tasks.studies.outcome import write
 from tasks.studies.predictions import (
     AVERAGE,
