@@ -64,10 +64,13 @@ class FinishedRun:
     def at(cls, run: str, store: str | None = None) -> FinishedRun:
         """The run in its --out folder, or in STORE/runs/DIGEST; `store` is its store, if that was moved.
 
-        Raises `IncompleteError`, `DamagedError`.
+        Raises `IncompleteError`, also for a store that the run was not made in, and `DamagedError`.
         """
         out = Folder.at(run)
-        return cls(out, read_run(out), store)
+        facts = read_run(out)
+        if store:
+            store_of(out, facts, store)  # said even where nothing is read of it
+        return cls(out, facts, store)
 
     @property
     def layers(self) -> list[str]:

@@ -50,7 +50,7 @@ def foreign_files(out: Folder, store: Store) -> list[str]:
     named = _named_by_run(out)
     if named is None:
         return [] if _is_left_by_a_run(out, store, there) else there
-    return [name for name in there if name not in named and not _is_page(name)]
+    return [name for name in there if name not in named]
 
 
 def begin(out: Folder) -> None:
@@ -74,10 +74,6 @@ def _report_files(out: Folder) -> list[str]:
     """Pages and data that a report would replace or remove, but for its first page, which is among `NAMES`."""
     found = (f"{REPORT_FOLDER}/{one.path}" for one in (out / REPORT_FOLDER).files() if OURS.fullmatch(one.path))
     return [name for name in found if name != REPORT]
-
-
-def _is_page(name: str) -> bool:
-    return name.startswith(f"{REPORT_FOLDER}/")
 
 
 def _is_begun(out: Folder) -> bool:

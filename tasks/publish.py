@@ -212,10 +212,16 @@ def republish_report(out: str, store: str | None = None) -> str:
         if store:
             run = moved_to(folder, run, store_of(folder, run, store))
         tables_read = (read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS))
-        pages = write_report(folder, run, probe, *tables_read)
+        begin(folder)
+        try:
+            pages = write_report(folder, run, probe, *tables_read)
+        except Exception:
+            end(folder)  # a process that is killed leaves it, and with it whose the half-written pages are
+            raise
         tables = {name: was for name, was in run["files"].items() if not _is_of_report(name)}
         run["files"] = dict(sorted((tables | vouched(folder, pages)).items()))
         folder.write_json(RUN, run)
+        end(folder)
     return folder.path(REPORT)
 
 

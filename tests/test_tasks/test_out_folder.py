@@ -14,7 +14,7 @@ from storage.errors import ForeignError
 from storage.files import Folder
 from tasks.out_folder import BEGUN, foreign_files, refuse_foreign_files
 from tasks.preflight import preflight
-from tasks.publish import plan_publication, publish
+from tasks.publish import plan_publication, publish, republish_report
 from tasks.published import DETAILS, FILES, RUN
 from tasks.remember import remember
 from tasks.spec import DissectSpec
@@ -98,9 +98,13 @@ def test_an_earlier_run_is_replaced_but_not_what_was_put_beside_it(bench: Bench,
     preflight(other)
     published(other)
     assert (out / "labels.csv").read_text() != "edited by hand"
-    (out / "neurons.parquet").write_text("mine")  # a table that this run has not
-    with pytest.raises(ForeignError, match=r"holds neurons\.parquet, which"):
-        preflight(other)
+    for name in ("neurons.parquet", "report/layers/7-mine.html"):  # a table and a page that this run has not
+        (out / name).write_text("mine")
+        with pytest.raises(ForeignError, match=rf"holds {name}, which"):
+            preflight(other)
+        (out / name).unlink()
+    republish_report(str(out))
+    preflight(other)
 
 
 class Killed(BaseException):
