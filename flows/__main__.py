@@ -17,6 +17,7 @@ from flows.engine.local import engine
 from flows.engine.options import SpecCommand, build_spec, spec_options
 from flows.engine.rating_commands import rate
 from flows.engine.remote_commands import cancel, deploy, status, submit
+from flows.engine.run_options import run_store
 from flows.engine.store_commands import gc, runs, verify
 from flows.engine.study_commands import study
 from tasks.parameters import EngineSpec
@@ -133,10 +134,14 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
 @cli.command()
 @click.argument("out", metavar="OUT")
 @click.option("--layer", help="Only this layer.")
-@click.option("--concept", help="Only neurons with a label that contains this text.")
+@click.option(
+    "--concept",
+    help="Only neurons with a label that contains this text; in quotes ('\"dog\"'), with a label that is just this.",
+)
 @click.option("--neuron", type=int, help="Only this neuron, with all its labels.")
 @click.option("--sort", type=click.Choice(["neuron", "similarity"]), default="neuron", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Rows per layer.")
+@run_store
 @click.pass_context
 def show(
     context: click.Context,
@@ -146,32 +151,40 @@ def show(
     neuron: int | None,
     sort: str,
     limit: int,
+    store: str | None,
 ) -> None:
     """Shows the labels in OUT, the --out folder of a run."""
     with told_in_words(context):
+        from tasks.published import check_store
         from tasks.show import Filter, labels_tables
 
+        check_store([out], store)
         for table in labels_tables(out, Filter(layer, concept, neuron, sort, limit)):
             console().print(table)
 
 
 @cli.command()
 @click.argument("out", metavar="OUT")
+@run_store
 @click.pass_context
-def report(context: click.Context, out: str) -> None:
-    """Makes the report of OUT, the --out folder of a run, anew from its tables."""
+def report(context: click.Context, out: str, store: str | None) -> None:
+    """Makes the report of OUT, the --out folder of a run, anew from its tables.
+
+    With --store, the run remembers where its store is now: other commands then find it by themselves.
+    """
     with told_in_words(context):
         from tasks.publish import republish_report
 
-        say(f"Report: {republish_report(out)}")
+        say(f"Report: {republish_report(out, store)}")
 
 
 @cli.command()
 @click.argument("out", metavar="RUN")
 @click.argument("url", metavar="URL")
 @click.option("--overwrite", is_flag=True, help="Write over files that are not of a run, or were changed.")
+@run_store
 @click.pass_context
-def publish(context: click.Context, out: str, url: str, overwrite: bool) -> None:
+def publish(context: click.Context, out: str, url: str, overwrite: bool, store: str | None) -> None:
     """Puts the tables of RUN, the --out folder of a run, at URL for others, as `clip-dissect run --publish URL` does.
 
     URL is a folder, s3://, gs:// and so on. It gets Parquet and CSV, a dataset card (README.md) and explanations as
@@ -180,7 +193,9 @@ def publish(context: click.Context, out: str, url: str, overwrite: bool) -> None
     with told_in_words(context):
         from storage.files import Folder
         from tasks.dataset import plan_dataset, publish_dataset
+        from tasks.published import check_store
 
+        check_store([out], store)
         plan = plan_dataset(Folder.at(out), url, overwrite=overwrite)
         if not plan.is_done:
             publish_dataset.fn(plan)

@@ -16,8 +16,9 @@ from storage.errors import IncompleteError
 from storage.files import Folder, Found
 from storage.layout import Place, Store, place
 from storage.references import References, of_run
-from storage.runs import Run, State, known, where
+from storage.runs import Run, State, known
 from storage.shards import MANIFEST
+from storage.whereabouts import joined
 
 #: Kinds of things that runs refer to.
 DATA = ("probe set", "list of a tar", "embeddings", "concepts", "activations", "labels", "details", "similarities")
@@ -77,10 +78,12 @@ def collect(store: Store, outs: Sequence[str] = (), forget: Sequence[str] = (), 
         runs = [(run, run.state(store)) for run in known(store, [Folder.at(out) for out in outs])]
     except FileNotFoundError as error:
         raise IncompleteError(f"A folder given by --out holds no published run ({error}).") from error
-    gone = {where(Folder.at(out), store) for out in forget}
-    _refuse_to_forget(gone, {run.out: state for run, state in runs})
+    gone = {joined(Folder.at(out), ".").url for out in forget}
+    _refuse_to_forget(gone, {run.folder(store).url: state for run, state in runs})
     found = Collected(
-        store, [one for one in runs if one[0].out not in gone], [run for run, _ in runs if run.out in gone]
+        store,
+        [one for one in runs if one[0].folder(store).url not in gone],
+        [run for run, _ in runs if run.folder(store).url in gone],
     )
     things, before = _things(store), time.time() - older_than
     references = References(store, (thing.place for thing in things))

@@ -211,7 +211,7 @@ _PATTERNS = [
         ("lease", rf"(?:leases/[^/]+|runs/{_DIGEST}/run\.json)(?:\.lock|\.lease/\d{{10}})"),
         (
             "published run",
-            rf"runs/{_DIGEST}/(?:run\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"
+            rf"runs/{_DIGEST}/(?:run(?:\.begun)?\.json|spec\.yaml|(?:report|rate)\.html|(?:labels|descriptions)\.csv"
             r"|(?:labels|top_images|rejects|neurons|image_ranges|similar_neurons|inputs)\.parquet"
             r"|report/(?:index|layers/[\w.-]+)\.html|report/data/[\w-]+\.js"
             r"|studies/[a-z-]+/[\w-]+\.(?:svg|png|csv|parquet|json))",

@@ -15,6 +15,7 @@ from storage.errors import DamagedError
 from storage.files import Folder
 from storage.identity import canonical, digest_of
 from storage.layout import Store
+from storage.whereabouts import SIMILARITIES, joined, probe_name, relative
 
 #: Name of the file in a run's folder that says what it is; written last.
 RUN = "run.json"
@@ -26,7 +27,7 @@ State = Literal["published", "not there", "replaced"]
 class Run:
     """A published run, and what in the store it was made of."""
 
-    #: URL of its folder; of one in the store, its path from the store's root.
+    #: Its folder: the path from the store's root, or where these have nothing in common the URL.
     out: str
     #: Of what was published.
     digest: str
@@ -44,6 +45,8 @@ class Run:
     counts: dict[str, int]
     #: When it was first run just so, in UTC.
     when: str
+    #: URL of its folder when it was recorded. Older versions wrote none, and in `out` the URL where it is not inside.
+    url: str = ""
 
     @property
     def name(self) -> str:
@@ -56,11 +59,16 @@ class Run:
         return f"runs/{digest_of({'out': where(Folder(out), store)})}.json"
 
     def folder(self, store: Store) -> Folder:
-        """The folder in which it is published."""
-        return Folder(self.out) if self.out.startswith("/") or "://" in self.out else store.root / self.out
+        """The folder in which it is published: where it is from the store, or where it was when it was recorded."""
+        near = joined(store.root, self.out)
+        return near if not self.url or near.exists(RUN) else Folder(self.url)
+
+    def shown(self, store: Store) -> str:
+        """Its folder for people: of one in the store, its path from the store's root."""
+        return self.folder(store).url.removeprefix(f"{store.root.url}/")
 
     def state(self, store: Store) -> State:
-        """Whether it still lies where it was published. Raises `DamagedError`."""
+        """Says if it still lies where it was published. Raises `DamagedError`."""
         folder = self.folder(store)
         if not folder.exists(RUN):
             return "not there"
@@ -73,6 +81,15 @@ def record(store: Store, run: Run) -> None:
         if store.runs().facts(run.name) | {"when": run.when} == asdict(run):
             return
     store.runs().mark(run.name, asdict(run))
+    of_older_version = digest_of({"out": run.url})
+    if run.url and of_older_version != run.name:
+        store.runs().folder.remove_file(f"{of_older_version}.json")
+
+
+def is_recorded(store: Store, out: Folder) -> bool:
+    """True if a run in this folder is on record."""
+    names = {Run.path_of(out.url, store), f"runs/{digest_of({'out': out.url})}.json"}
+    return any(store.root.is_file(name) for name in names)
 
 
 def recorded(store: Store) -> list[Run]:
@@ -88,13 +105,14 @@ def published_in(out: Folder, store: Store) -> Run:
         where(out, store),
         run["digest"],
         run["spec"],
-        Folder.at(run["probe"]).name,
+        probe_name(run),
         run["digests"],
         [],
         list(run["layers"]),
-        bool(run["similarities"]),
+        bool(run[SIMILARITIES]),
         run["counts"] | {"neurons": sum(layer["neurons"] for layer in run["layers"].values())},
         "",
+        out.url,
     )
 
 
@@ -103,11 +121,13 @@ def known(store: Store, outs: Iterable[Folder]) -> list[Run]:
 
     Raises `FileNotFoundError` for a folder without a run, `DamagedError`.
     """
-    runs = {run.out: run for run in recorded(store)}
+    # A folder of which there are two records, from before and after a move, holds the later run.
+    runs = {run.folder(store).url: run for run in recorded(store)}
     folder = store.runs().folder
     inside = [folder / name for name in folder.names() if folder.is_file(f"{name}/{RUN}")]
-    for out in (*inside, *outs):
-        runs.setdefault(where(out, store), published_in(out, store))
+    for out in (joined(one, ".") for one in (*inside, *outs)):
+        if out.url not in runs:
+            runs[out.url] = published_in(out, store)
     return list(runs.values())
 
 
@@ -119,7 +139,7 @@ def differences(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def where(out: Folder, store: Store) -> str:
     """A run's folder as its record names it."""
-    return out.url.removeprefix(f"{store.root.url}/")
+    return relative(out.url, store.root.url) or out.url
 
 
 def now() -> str:

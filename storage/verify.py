@@ -22,6 +22,7 @@ from storage.json_text import checked
 from storage.layout import FORMAT, STORE, Store, place, safe
 from storage.runs import RUN, Run
 from storage.shards import MANIFEST, is_in_place
+from storage.whereabouts import PROBE, is_same, probes_named, store_root
 
 #: JSON files that are no markers.
 NO_MARKERS = ("zarr.json", "wids.json", "store.json")
@@ -41,7 +42,8 @@ def verify(url: str, outs: Sequence[str] = (), *, jobs: int = 0) -> Findings:
     _check_names(found)
     for path in filter(_is_marker, found.files):
         _read_marker(found, path)
-    runs = [Run(**facts) for path, facts in found.markers.items() if _kind(path) == "run" and "out" in facts]
+    records = (facts for path, facts in found.markers.items() if _kind(path) == "run" and "out" in facts)
+    runs = sorted((Run(**facts) for facts in records), key=lambda run: run.when)
     published = {run.folder(store).url: run for run in runs}
     for run in runs:
         _expect(found, run)
@@ -125,7 +127,8 @@ def _expect(found: Findings, run: Run) -> None:
     ]
     for path in wanted:
         if path not in found.files:
-            found.add("missing", path, f"{GONE}, and the run in {run.out} was made of what it marks as finished")
+            out = run.shown(found.store)
+            found.add("missing", path, f"{GONE}, and the run in {out} was made of what it marks as finished")
 
 
 def _read_published(found: Findings, out: str, run: Run | None, *, is_asked_for: bool) -> None:
@@ -139,7 +142,7 @@ def _read_published(found: Findings, out: str, run: Run | None, *, is_asked_for:
     if path in found.markers:
         facts = found.markers[path]
         is_recorded = run is not None and run.digest == facts.get("digest")
-        if str(facts.get("probe")).startswith(f"{root}/") and not is_recorded:
+        if not is_recorded and _is_made_in(found.store, folder, facts):
             found.add(
                 "missing", Run.path_of(out, found.store), f"{GONE}, and would say what the run in {out} refers to"
             )
@@ -147,6 +150,13 @@ def _read_published(found: Findings, out: str, run: Run | None, *, is_asked_for:
         found.add("missing", path, f"{GONE}: no run is published there, or not to its end")
     else:
         found.notes.append(f"{out} {GONE}: the run published there was moved or removed, or is not mounted.")
+
+
+def _is_made_in(store: Store, out: Folder, facts: dict[str, Any]) -> bool:
+    """True if a `run.json` names this store as the one that the run was made in."""
+    if not isinstance(facts.get(PROBE), str):
+        return False
+    return any(is_same(store_root(probe), store.root) for probe in probes_named(out, facts))
 
 
 def _check_file(found: Findings, path: str) -> None:

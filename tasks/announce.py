@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from storage.files import Folder
+from tasks.label_tables import of_live_neurons
 from tasks.printable import printable
 from tasks.published import (
     DESCRIPTIONS,
@@ -45,13 +46,14 @@ def _lines(out: Folder, run: dict[str, Any], labels: pd.DataFrame) -> Iterator[s
     yield ""
     yield "| layer | neurons | dead | interpretable | first labels |"
     yield "|---|---:|---:|---:|---|"
-    first = labels[labels["rank"] == 1]
+    first = of_live_neurons(labels[labels["rank"] == 1])
     for layer, facts in list(run["layers"].items())[:LAYERS_SHOWN]:
-        shown = first.loc[first["layer"] == layer, "concept"].head(LABELS_SHOWN)
+        known = first.loc[first["layer"] == layer, "concept"]
+        shown = known.head(LABELS_SHOWN)
         interpretable = "-" if facts["interpretable"] is None else facts["interpretable"]
         yield (
             f"| {safe(layer)} | {facts['neurons']} | {facts['dead']} | {interpretable} | "
-            f"{', '.join(map(safe, shown))}{' …' if facts['neurons'] > LABELS_SHOWN else ''} |"
+            f"{', '.join(map(safe, shown))}{' …' if len(known) > LABELS_SHOWN else ''} |"
         )
     if len(run["layers"]) > LAYERS_SHOWN:
         yield f"| … {len(run['layers']) - LAYERS_SHOWN} more | | | | |"

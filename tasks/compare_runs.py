@@ -14,6 +14,7 @@ from storage.runs import differences
 from storage.tables import write_csv, write_parquet
 from tasks import compare
 from tasks.dissection.errors import UnknownNameError
+from tasks.label_tables import num_distinct
 from tasks.published import LABELS, TOP_IMAGES, read_run, read_table
 
 #: How the neurons of two layers are known to correspond.
@@ -43,7 +44,10 @@ class Published:
         """The run in a folder. Raises `IncompleteError` where there is none, `DamagedError`."""
         folder = Folder.at(out)
         facts = read_run(folder)
-        return cls(folder.url, facts, *(read_table(folder, name) for name in (LABELS, TOP_IMAGES)))
+        labels, top_images = (read_table(folder, name) for name in (LABELS, TOP_IMAGES))
+        for layer, of in facts["layers"].items():
+            of["distinct_labels"] = num_distinct(_of(layer, labels))  # older versions counted those of dead neurons
+        return cls(folder.url, facts, labels, top_images)
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from storage.errors import EmbeddingsError, IdentityError, IncompleteError
 from storage.files import Folder
 from storage.identity import Identity, digest_of
 from storage.layout import Store
-from storage.shards import MANIFEST
+from storage.whereabouts import moves, probe_of, store_of, working_folders
 from tasks.concepts import (
     ConceptEmbeddingsRef,
     concept_embeddings_of,
@@ -58,12 +57,20 @@ class FinishedRun:
     out: Folder
     #: What its run.json says.
     facts: dict[str, Any]
+    #: Where its store is, if somebody has said so; else it is where run.json says.
+    given_store: str | None = None
 
     @classmethod
-    def at(cls, run: str) -> FinishedRun:
-        """The run in its --out folder, or in STORE/runs/DIGEST. Raises `IncompleteError`, `DamagedError`."""
+    def at(cls, run: str, store: str | None = None) -> FinishedRun:
+        """The run in its --out folder, or in STORE/runs/DIGEST; `store` is its store, if that was moved.
+
+        Raises `IncompleteError`, also for a store that the run was not made in, and `DamagedError`.
+        """
         out = Folder.at(run)
-        return cls(out, read_run(out))
+        facts = read_run(out)
+        if store:
+            store_of(out, facts, store)  # said even where nothing is read of it
+        return cls(out, facts, store)
 
     @property
     def layers(self) -> list[str]:
@@ -88,28 +95,20 @@ class FinishedRun:
 
     @cached_property
     def store(self) -> Store:
-        """The store that it was made in, which lies where the probe set does."""
-        return Store.existing(self._probe.url.removesuffix(f"/probes/{self._probe.name}"))
+        """The store that it was made in. Raises `IncompleteError` where that is not found."""
+        return store_of(self.out, self.facts, self.given_store)
 
     @cached_property
     def spec(self) -> DissectSpec:
         """Its parameters, with paths as they were where it was started, and the store where it is."""
-        spec = seen_from(Path(self.facts.get("folder", "")), self.facts["spec"])
+        folders, moved = working_folders(self.out, self.facts), moves(self.out, self.facts, self.store)
+        spec = seen_from(folders, self.facts["spec"], moved)
         return DissectSpec(**spec | {"store": self.store.root.url})
 
     @property
     def probe(self) -> ProbeRef:
         """Its probe set. Raises `IncompleteError` where that is not there any more."""
-        if not self._probe.exists(MANIFEST):
-            raise IncompleteError(
-                f"The run in {self.out.url} was made of the probe set {self._probe.url}, which is not there. Bring "
-                "its store back there, or run again with the same options."
-            )
-        return probe_at(self._probe)
-
-    @property
-    def _probe(self) -> Folder:
-        return Folder.at(self.facts["probe"])
+        return probe_at(probe_of(self.out, self.facts, self.given_store))
 
     def truth(self, layer: str, given: str | None = None) -> dict[int, tuple[str, ...]]:
         """Names of the true concept of each neuron of a layer that has a known one, none where nothing is known.
@@ -233,5 +232,6 @@ class FinishedRun:
 def _require(url: str, what: str) -> None:
     if not Folder.at(url).exists():
         raise IncompleteError(
-            f"The {what} of the run are not there any more: {url}. Run again with the same options."
+            f"The {what} of the run are not there any more: {url}. Run again with the same options and --out: they "
+            "are made anew."
         )

@@ -20,6 +20,17 @@ SAME = 1e-6
 Floats = npt.NDArray[np.float64]
 
 
+def of_live_neurons(labels: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a label table that are labels: what stands in the place of a dead neuron's is none."""
+    return labels[~labels["is_dead"].eq(True).fillna(False).astype(bool)]
+
+
+def num_distinct(labels: pd.DataFrame) -> int:
+    """How many different first labels there are."""
+    live = of_live_neurons(labels)
+    return int(live.loc[live["rank"] == 1, "concept"].nunique())
+
+
 def neurons_table(statistics: Statistics, top: TopImages, num_images: int) -> pd.DataFrame:
     """A row per neuron: its activations in a few numbers, and whether it can be labelled by them.
 

@@ -42,11 +42,17 @@ OLD_REPORT = "report.html"
 
 
 def write_report(
-    out: Folder, run: dict[str, Any], labels: pd.DataFrame, top_images: pd.DataFrame, rejects: pd.DataFrame
+    out: Folder,
+    run: dict[str, Any],
+    probe: Folder,
+    labels: pd.DataFrame,
+    top_images: pd.DataFrame,
+    rejects: pd.DataFrame,
 ) -> list[Written]:
     """Writes the folder `report` beside the tables, of which it reads those of details where they are there.
 
-    Removes what an earlier report left. Raises `IncompleteError` where the probe set is not there.
+    The images shown are in the folder `probe`. Removes what an earlier report left. Raises `IncompleteError` where
+    the probe set is not there.
     """
     details = _details(out)
     top_images, ranges = _few_enough(top_images, details.ranges)
@@ -71,7 +77,7 @@ def write_report(
         spec=tuple((name, _said(value)) for name, value in run["spec"].items() if value is not None),
         cut=_cut(run["tau"]),
     )
-    made = _thumbnails(run, pd.concat([top_images[["row", "image"]], _images_of(ranges)]))
+    made = _thumbnails(probe, pd.concat([top_images[["row", "image"]], _images_of(ranges)]))
     folder = out / REPORT.partition("/")[0]
     _unlink(folder)
     written = [folder.write(path, data) for path, data in pages(report, made)]
@@ -121,20 +127,19 @@ def _few_enough(top_images: pd.DataFrame, ranges: pd.DataFrame) -> tuple[pd.Data
     return shown, ranges[number < most]
 
 
-def _thumbnails(run: dict[str, Any], images: pd.DataFrame) -> Mapping[str, bytes]:
+def _thumbnails(probe: Folder, images: pd.DataFrame) -> Mapping[str, bytes]:
     names = dict(zip(images["row"], images["image"], strict=True))
-    return {names[row]: jpeg for row, jpeg in thumbnails(run, names, THUMBNAIL_SIDE)}
+    return {names[row]: jpeg for row, jpeg in thumbnails(probe, names, THUMBNAIL_SIDE)}
 
 
-def thumbnails(run: dict[str, Any], rows: Iterable[int], side: int) -> Iterator[tuple[int, bytes]]:
-    """JPEGs of images of a run's probe set, by their rows. Raises `IncompleteError` where it is not there."""
-    probe = Folder(run["probe"])
+def thumbnails(probe: Folder, rows: Iterable[int], side: int) -> Iterator[tuple[int, bytes]]:
+    """JPEGs of images of a probe set, by their rows. Raises `IncompleteError` where it cannot be read."""
     try:
         found = probe_at(probe)
     except OSError as error:
         raise IncompleteError(
-            f"The run's probe set {probe.url}, whose images the page shows, cannot be read ({error}). Bring it "
-            "back, or run again."
+            f"The probe set {probe.url}, whose images are shown, cannot be read ({error}). If its store was moved, "
+            "say where it is now: --store URL. If it is gone, run again with the same options."
         ) from error
 
     def small(image: tuple[int, bytes]) -> tuple[int, bytes]:

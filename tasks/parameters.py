@@ -301,6 +301,11 @@ class OutputSpec(Group):
     """Output"""
 
     out: str | None = Field(None, description="Folder or URL for tables and report; the store's runs/ by default.")
+    overwrite: bool = Field(
+        False,
+        exclude=True,  # said on the command line each time: what a run writes down must not do it again unasked
+        description="Replace files in --out that have the names of a run's tables and that no run wrote.",
+    )
     publish: str | None = Field(
         None,
         description="Folder or URL where the tables go for others: Parquet, CSV, a dataset card, explanations for "

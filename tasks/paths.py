@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,35 @@ PATHS = (
 PATHS_OR_NAMES = ("clip", "concepts", "truth")
 
 
-def seen_from(folder: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters whose paths mean everywhere what they mean where `folder` is the working directory."""
+def seen_from(
+    folders: Sequence[Path], parameters: Mapping[str, Any], moves: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """Parameters whose paths mean everywhere what they mean where one of `folders` is the working directory.
+
+    Of several, the first in which there is such a file; where none has it, the first. A whole path that is not there
+    any more is looked for where folders were moved to, `(before, now)`.
+    """
 
     def absolute(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [absolute(name, one) for one in value]
         if not isinstance(value, str):
             return value
-        path = folder / Path(value).expanduser()
-        if ":" in value and not ("://" not in value and path.exists()):
+        paths = _candidates(folders, Path(value).expanduser(), moves)
+        if ":" in value and ("://" in value or not any(path.exists() for path in paths)):
             return value
-        return str(path) if name in PATHS or (path.suffix and path.is_file()) else value
+        if name in PATHS:
+            return str(next((path for path in paths if path.exists()), paths[0]))
+        return str(next((path for path in paths if path.suffix and path.is_file()), value))
 
     names = PATHS + PATHS_OR_NAMES
     return {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+
+
+def _candidates(folders: Sequence[Path], path: Path, moves: Sequence[tuple[str, str]]) -> list[Path]:
+    """Where a path may lead to, what it says itself before what is guessed by moves."""
+    given = list(dict.fromkeys(folder / path for folder in folders))
+    moved = [
+        Path(now) / one.relative_to(before) for one in given for before, now in moves if one.is_relative_to(before)
+    ]
+    return [*given, *moved]

@@ -12,6 +12,7 @@ from tasks.evaluation.truth import read_truth
 from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import check_devices
 from tasks.observation import traced_layers
+from tasks.out_folder import refuse_foreign_files
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
 from tasks.spec import DissectSpec
 
@@ -22,6 +23,8 @@ def preflight(spec: DissectSpec) -> None:
         raise SourceError(f"--out {spec.out} is a file. It takes the folder where tables and report go.")
     if spec.publish and spec.out and Folder.at(spec.publish).url == Folder.at(spec.out).url:
         raise ForeignError(f"--publish and --out are one folder, {spec.out}: the tables for others need their own.")
+    if spec.out:
+        refuse_foreign_files(Folder.at(spec.out), Folder.at(spec.store), overwrite=spec.overwrite)
     if spec.publish:
         refuse_foreign(spec.publish)
     concept_list(spec)

@@ -14,12 +14,15 @@ from prefect.assets import Asset, materialize
 from prefect.cache_policies import NO_CACHE
 
 from storage.completion import Completion, harm, vouched
-from storage.files import Folder
+from storage.files import Folder, Written
 from storage.identity import digest_of
+from storage.layout import Store
 from storage.leases import Leases
 from storage.tables import write_csv, write_parquet
+from storage.whereabouts import moved_to, names_store, probe_of, store_of
 from tasks.detailing import DetailsPlan
-from tasks.labelling import LabelPlan
+from tasks.labelling import DONE, LabelPlan
+from tasks.out_folder import BEGUN, begin, end, refuse_foreign_files
 from tasks.page import OLD_REPORT, write_report
 from tasks.parameters import Tau
 from tasks.passes import Pass
@@ -39,7 +42,7 @@ from tasks.published import (
     read_table,
 )
 from tasks.published_details import details_tables
-from tasks.run_facts import run_facts, truth_of
+from tasks.run_facts import run_facts, store_facts, truth_of
 from tasks.running import Waiting
 from tasks.spec import DissectSpec
 
@@ -108,9 +111,12 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec, details: DetailsPlan 
     }
     if details:
         identity["details"] = details.digest
+    if any(labels.done(layer).facts(DONE)["num_dead"] for layer in labels.activations.layouts):
+        identity["distinct_labels"] = "of live neurons"  # "(dead)" was counted as a label before
     digest = digest_of(identity)
     out = Folder.at(spec.out) if spec.out else labels.store.run(digest)
-    return PublishPlan(spec, labels, details, out, digest, _is_intact(out, digest, _files(details)))
+    is_done = _is_intact(out, digest, _files(details)) and not out.exists(BEGUN) and _names_store(out, labels.store)
+    return PublishPlan(spec, labels, details, out, digest, is_done)
 
 
 @materialize(
@@ -119,11 +125,18 @@ def plan_publication(labels: LabelPlan, spec: DissectSpec, details: DetailsPlan 
 def publish(plan: PublishPlan, passes: Sequence[Pass] = ()) -> None:
     """Writes tables, report and spec, then `run.json`, which names them all with their digests.
 
-    `passes` are those that the run made over the images; they stand in `run.json`.
+    `passes` are those that the run made over the images; they stand in `run.json`. Where the tables are there and
+    only the store was moved, `run.json` alone is brought up to date. Raises `ForeignError` where files are in the way
+    that no run wrote.
     """
     with Leases(plan.out).held(RUN, Waiting()):
         if not _is_intact(plan.out, plan.digest, _files(plan.details)):
+            if plan.spec.out:
+                refuse_foreign_files(plan.out, plan.labels.store.root, overwrite=plan.spec.overwrite)
             _publish(plan, passes)
+        elif not _names_store(plan.out, plan.labels.store):
+            _say_where(plan)
+        end(plan.out)
 
 
 def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
@@ -136,6 +149,7 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     top_images = _top_images(plan, layers)
     rejects = plan.labels.probe.rejects()
     details = details_tables(plan.details, plan.labels) if plan.details else {}
+    begin(plan.out)
     plan.out.remove_file(RUN)  # until all is there again, the folder holds no finished run
     for name in DETAILS:
         if name in details:
@@ -147,13 +161,26 @@ def _publish(plan: PublishPlan, passes: Sequence[Pass]) -> None:
     write_csv(plan.out, DESCRIPTIONS, descriptions(labels))
     write_parquet(plan.out, TOP_IMAGES, top_images)
     write_parquet(plan.out, REJECTS, rejects)
-    plan.out.write(SPEC, yaml.safe_dump(plan.spec.model_dump(mode="json", exclude_defaults=True)).encode())
+    _write_spec(plan)
     run = run_facts(plan, layers, labels)
     run["passes"] = [one.as_row() for one in passes]
-    pages = write_report(plan.out, run, labels, top_images, rejects)
+    pages = write_report(plan.out, run, plan.labels.probe.folder, labels, top_images, rejects)
     tables = [plan.out.written(name) for name in _files(plan.details) if name != REPORT]
     run["seconds"]["publish"] = round(time.perf_counter() - started, 3)
     Completion(plan.out).mark(RUN.removesuffix(".json"), run, [*tables, *pages])
+
+
+def _write_spec(plan: PublishPlan) -> Written:
+    spec = plan.spec.model_dump(mode="json", exclude_defaults=True)
+    return plan.out.write(SPEC, yaml.safe_dump(spec).encode())
+
+
+def _say_where(plan: PublishPlan) -> None:
+    """Writes into spec and `run.json` where the store is now, and leaves the tables as they are."""
+    run = read_run(plan.out)
+    run |= {"spec": plan.spec.model_dump(mode="json")} | store_facts(plan)
+    run["files"] |= vouched(plan.out, [_write_spec(plan)])
+    plan.out.write_json(RUN, run)
 
 
 def interpretable(labels: pd.DataFrame, tau: Tau) -> pd.Series:
@@ -172,16 +199,29 @@ def descriptions(labels: pd.DataFrame) -> pd.DataFrame:
     return first[["layer", "neuron", "concept", "similarity"]].rename(columns=names)
 
 
-def republish_report(out: str) -> str:
-    """Makes the report of a published run anew from its tables; returns its URL."""
+def republish_report(out: str, store: str | None = None) -> str:
+    """Makes the report of a published run anew from its tables; returns its URL.
+
+    `store` is the store of the run, if that was moved: from then on `run.json` says so.
+    """
     folder = Folder.at(out)
     read_run(folder)  # before a folder that holds no run is locked
     with Leases(folder).held(RUN, Waiting()):
         run = read_run(folder)
-        pages = write_report(folder, run, *(read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS)))
+        probe = probe_of(folder, run, store)
+        if store:
+            run = moved_to(folder, run, store_of(folder, run, store))
+        tables_read = (read_table(folder, name) for name in (LABELS, TOP_IMAGES, REJECTS))
+        begin(folder)
+        try:
+            pages = write_report(folder, run, probe, *tables_read)
+        except Exception:
+            end(folder)  # a process that is killed leaves it, and with it whose the half-written pages are
+            raise
         tables = {name: was for name, was in run["files"].items() if not _is_of_report(name)}
         run["files"] = dict(sorted((tables | vouched(folder, pages)).items()))
         folder.write_json(RUN, run)
+        end(folder)
     return folder.path(REPORT)
 
 
@@ -200,6 +240,11 @@ def _files(details: DetailsPlan | None) -> set[str]:
     return {*FILES, *(DETAILS if details else ())}
 
 
+def _names_store(out: Folder, store: Store) -> bool:
+    """True if `run.json`, which is there and whole, says of its store that it is this one."""
+    return names_store(out, read_run(out), store)
+
+
 def _is_intact(out: Folder, digest: str, files: set[str]) -> bool:
     if not out.exists(RUN):
         return False
@@ -208,9 +253,8 @@ def _is_intact(out: Folder, digest: str, files: set[str]) -> bool:
     except ValueError:
         return False  # torn
     tables = {name for name in run["files"] if name == REPORT or not _is_of_report(name)}
-    return bool(run["digest"] == digest and tables == files) and not any(
-        harm(out, name, was) for name, was in run["files"].items()
-    )
+    is_this = run["digest"] == digest and tables == files and isinstance(run.get("identity"), dict)
+    return is_this and not any(harm(out, name, was) for name, was in run["files"].items())
 
 
 def _is_of_report(name: str) -> bool:

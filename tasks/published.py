@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from storage.errors import DamagedError, ForeignError, IncompleteError
 from storage.files import Folder
 from storage.runs import RUN as RUN
 from storage.tables import read_parquet
+from storage.whereabouts import probe_of
 
 SPEC, REPORT = "spec.yaml", "report/index.html"
 LABELS, LABELS_CSV, DESCRIPTIONS = "labels.parquet", "labels.csv", "descriptions.csv"
@@ -149,6 +151,20 @@ def possible_in_words(accuracy: dict[str, Any]) -> str:
         f"; the concept list has the true concepts of {possible} of the {known}, and of these it is "
         f"{tops_in_words(accuracy['of_possible'])}"
     )
+
+
+def check_store(outs: Sequence[str], store: str | None) -> None:
+    """Raises `IncompleteError` where a store is given that none of some runs was made in."""
+    problem: IncompleteError | None = None
+    for out in (Folder.at(one) for one in outs) if store else ():
+        try:
+            probe_of(out, read_run(out), store)
+        except IncompleteError as error:
+            problem = problem or error
+        else:
+            return
+    if problem:
+        raise problem
 
 
 def refuse_run(folder: Folder) -> None:

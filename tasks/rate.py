@@ -10,6 +10,7 @@ import pandas as pd
 
 from storage.errors import IncompleteError
 from storage.files import Folder
+from storage.whereabouts import probe_of
 from tasks.page import thumbnails
 from tasks.published import LABELS, TOP_IMAGES, read_run, read_table
 from tasks.rated_items import Item, drawn
@@ -34,10 +35,11 @@ class Sampling:
     seed: int
 
 
-def write_rate_page(out: str, sampling: Sampling) -> Iterator[str]:
+def write_rate_page(out: str, sampling: Sampling, store: str | None = None) -> Iterator[str]:
     """Writes `rate.html` into the folder of a published run, and says what is on it.
 
-    Raises `IncompleteError` where the folder holds no finished run, or all its neurons are dead.
+    `store` is the store of the run, if that was moved. Raises `IncompleteError` where the folder holds no finished
+    run, its store is not found, or all its neurons are dead.
     """
     folder = Folder.at(out)
     run = read_run(folder)
@@ -48,7 +50,7 @@ def write_rate_page(out: str, sampling: Sampling) -> Iterator[str]:
     top_images = top_images[top_images["rank"] <= IMAGES_SHOWN]
     asked = _questions(run, items, top_images, sampling)
     rows = {row for question in asked.questions for row in question.images}
-    page = render_questions(asked, dict(thumbnails(run, rows, THUMBNAIL_SIDE)))
+    page = render_questions(asked, dict(thumbnails(probe_of(folder, run, store), rows, THUMBNAIL_SIDE)))
     folder.write(RATE, page.encode())
     num_controls = sum(item.is_control for item in items)
     yield f"{len(items) - num_controls:,} neurons and {num_controls:,} controls to rate: {folder.path(RATE)}"

@@ -20,5 +20,6 @@ def remember(plan: PublishPlan) -> None:
         plan.spec.keep_similarities,
         of.counts | {"neurons": sum(of.activations.num_neurons[layer] for layer in of.activations.layouts)},
         now(),
+        plan.out.url,
     )
     record(store, run)

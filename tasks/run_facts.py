@@ -6,7 +6,6 @@ import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +14,12 @@ import pandas as pd
 
 from storage.completion import Completion
 from storage.shards import MANIFEST
+from storage.whereabouts import SIMILARITIES, references
 from tasks import detailing
 from tasks.concepts import concept_list, list_digest
 from tasks.dissection.metrics import accuracy, has_right, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
+from tasks.label_tables import num_distinct
 from tasks.labelling import DONE, LabelPlan, notes
 from tasks.published import REJECTS
 from tasks.spec import DissectSpec
@@ -33,13 +34,11 @@ def run_facts(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) ->
     """What `run.json` says, but for passes and files; `labels` is the table of all layers."""
     of, spec = plan.labels, plan.spec
     done = {layer: of.done(layer).facts(DONE) for layer in layers}
-    first = labels[labels["rank"] == 1].groupby("layer")
-    distinct, above = first["concept"].nunique(), first["interpretable"].sum(min_count=1)
+    above = labels[labels["rank"] == 1].groupby("layer")["interpretable"].sum(min_count=1)
     return {
         "digest": plan.digest,
         "spec": spec.model_dump(mode="json"),
-        "folder": str(Path.cwd()),  # in which relative paths mean what they do
-        "probe": of.probe.folder.url,
+        **store_facts(plan),
         "digests": plan.digests,
         "identity": {"embeddings": dict(of.embeddings.identity), "activations": dict(of.activations.identity)},
         "concept_list": list_digest(concept_list(spec).concepts),
@@ -51,7 +50,7 @@ def run_facts(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) ->
                 "nearly_constant": done[layer]["num_nearly_constant"],
                 "activations_ignored": done[layer]["num_activations_ignored"],
                 "interpretable": None if pd.isna(above[layer]) else int(above[layer]),
-                "distinct_labels": int(distinct[layer]),
+                "distinct_labels": num_distinct(labels[labels["layer"] == layer]),
                 "layout": str(of.activations.layouts[layer]),
             }
             for layer in layers
@@ -59,13 +58,19 @@ def run_facts(plan: PublishPlan, layers: Sequence[str], labels: pd.DataFrame) ->
         "details": _details(plan),
         "hyperparameters": done[layers[0]]["hyperparameters"],
         "tau": str(plan.spec.cut),
-        "similarities": of.store.similarities(of.digest) if spec.keep_similarities else None,
         "accuracy": _accuracy(plan, layers[-1]),
         "notes": _notes(plan, done),
         "seconds": _seconds(plan, layers, done),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
     }
+
+
+def store_facts(plan: PublishPlan) -> dict[str, Any]:
+    """Where the store is, what in it the run refers to by path, and where the run works."""
+    of = plan.labels
+    kept = f"{SIMILARITIES}/{of.digest}.zarr" if plan.spec.keep_similarities else None
+    return {**references(plan.out, of.store, of.probe.folder.name), SIMILARITIES: kept}
 
 
 def truth_of(labels: LabelPlan, spec: DissectSpec) -> tuple[str, ...] | None:

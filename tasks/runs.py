@@ -27,7 +27,7 @@ def runs_table(store: Store) -> Table:
         shown = [told(run.spec.get(name)) for name in SHOWN]
         differs = [told(run.spec.get(name)) for name in differing]
         when = run.when.removesuffix("+00:00").replace("T", " ") or "-"
-        cells = (when, run.out, run.state(store), *shown, *counts, *differs)
+        cells = (when, run.shown(store), run.state(store), *shown, *counts, *differs)
         table.add_row(*map(literal, cells))
     return table
 

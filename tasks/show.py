@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from rich.table import Table
 
 from storage.files import Folder
 from tasks.dissection.errors import UnknownNameError
+from tasks.label_tables import of_live_neurons
 from tasks.printable import printable
 from tasks.published import LABELS, REPORT, possible_in_words, read_run, read_table, tops_in_words
+from tasks.report.search import Search
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from tasks.dissection.layers import TracedLayer
@@ -32,14 +34,30 @@ class Filter:
 
 
 def labels_tables(out: str, wanted: Filter) -> Iterator[Table]:
-    """One table per layer of a published run. Raises `UnknownNameError` for a layer it has not."""
+    """One table per layer of a published run. Raises `UnknownNameError` for a layer or neuron that it has not."""
     folder = Folder.at(out)
     run = read_run(folder)
     if wanted.layer and wanted.layer not in run["layers"]:
         raise UnknownNameError.of("layer", wanted.layer, run["layers"], f"The run has {', '.join(run['layers'])}.")
+    sizes = {
+        name: facts["neurons"]
+        for name, facts in run["layers"].items()
+        if wanted.layer is None or name == wanted.layer
+    }
+    _refuse_unknown_neuron(wanted.neuron, sizes)
     labels = read_table(folder, LABELS)
-    for layer in [wanted.layer] if wanted.layer else run["layers"]:
+    for layer in sizes:
         yield _labels_table(layer, labels[labels["layer"] == layer], wanted)
+
+
+def _refuse_unknown_neuron(neuron: int | None, sizes: Mapping[str, int]) -> None:
+    """Raises `UnknownNameError` where none of the layers, by their numbers of neurons, has a neuron."""
+    if neuron is None or any(0 <= neuron < size for size in sizes.values()):
+        return
+    largest = max(sizes, key=lambda name: sizes[name])
+    which = f"Layer {largest}" if len(sizes) == 1 else f"Of {len(sizes)} layers the largest, {largest},"
+    size = sizes[largest]
+    raise UnknownNameError(f"There is no neuron {neuron}. {which} has {size:,} neurons: 0 to {size - 1}.")
 
 
 def layers_table(layers: Iterable[TracedLayer]) -> Table:
@@ -95,8 +113,7 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
     if wanted.neuron is not None:
         labels = labels[labels["neuron"] == wanted.neuron]
     if wanted.concept:
-        hit = labels["concept"].str.contains(wanted.concept, case=False, regex=False)
-        labels = labels[labels["neuron"].isin(labels.loc[hit, "neuron"])]
+        labels = _found(labels, Search.of(wanted.concept))
     first = labels[labels["rank"] == 1]
     if wanted.sort == "similarity":
         first = first.sort_values("similarity", ascending=False, kind="stable")
@@ -128,6 +145,14 @@ def _labels_table(layer: str, labels: pd.DataFrame, wanted: Filter) -> Table:
             style="dim" if _number(row.interpretable, "") == "False" else None,
         )
     return table
+
+
+def _found(labels: pd.DataFrame, search: Search) -> pd.DataFrame:
+    """Labels of the neurons that a search finds: by their numbers, or by one of their labels."""
+    if search.neuron is not None:
+        return labels[labels["neuron"] == search.neuron]
+    live = of_live_neurons(labels)
+    return labels[labels["neuron"].isin(live.loc[search.hits(live["concept"]), "neuron"])]
 
 
 def _number(value: Any, form: str) -> str:

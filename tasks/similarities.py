@@ -11,9 +11,11 @@ from torch import Tensor
 
 from storage import arrays
 from storage.completion import Rows
-from storage.files import Written, split
+from storage.errors import IncompleteError
+from storage.files import Folder, Written
 from storage.layer_arrays import array_name
 from storage.tables import read_parquet, write_parquet
+from storage.whereabouts import SIMILARITIES, probe_of, store_root
 from tasks import labelling
 from tasks.concepts import concept_list
 from tasks.labelling import Block, LabelPlan
@@ -60,14 +62,16 @@ class KeptSimilarities:
     concepts: list[str]
 
     @classmethod
-    def of(cls, run: dict[str, Any], layer: str) -> KeptSimilarities | None:
-        """Those of a run, going by its `run.json`; None where it kept none, or they are not there any more.
+    def of(cls, out: Folder, run: dict[str, Any], layer: str, store: str | None = None) -> KeptSimilarities | None:
+        """Those of the run in `out` by its `run.json`; None where it kept none, or they are not there any more.
 
-        Raises `IdentityError` where others lie in their place.
+        `store` is the run's store, if that was moved. Raises `IncompleteError` where it is not, and `IdentityError`
+        where others lie in their place.
         """
-        if not run.get("similarities"):
+        found = _kept_by(out, run, store) if run.get(SIMILARITIES) else None
+        if found is None:
             return None
-        folder, name = split(run["similarities"])
+        folder, name = found
         table = name.removesuffix(".zarr") + ".parquet"
         if not (folder.exists(name) and folder.exists(table)):
             return None
@@ -77,3 +81,14 @@ class KeptSimilarities:
     def rows(self, neurons: Rows) -> arrays.Block:
         """Similarities of some neurons with all concepts, `[n, C]`. Raises `ArrayError`."""
         return arrays.read_rows(self.group, array_name(self.group, self.layer), neurons)
+
+
+def _kept_by(out: Folder, run: dict[str, Any], store: str | None) -> tuple[Folder, str] | None:
+    """Folder and name of the group that a run kept; None where its store is not found, unless one is given."""
+    try:
+        root = store_root(probe_of(out, run, store))
+    except IncompleteError:
+        if store:
+            raise
+        return None
+    return root / SIMILARITIES, str(run[SIMILARITIES]).rpartition("/")[2]

@@ -8,6 +8,7 @@ import click
 
 from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
+from flows.engine.run_options import run_store
 
 
 @click.command()
@@ -15,8 +16,11 @@ from flows.engine.failure import told_in_words
 @click.option("--layers", metavar="A=B,...", help="Only these; A of the first run is compared to B of the others.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows of each table.")
 @click.option("--out", metavar="DIR", help="Write changed, matches and concepts there, whole, as CSV and Parquet.")
+@run_store
 @click.pass_context
-def compare(context: click.Context, outs: Sequence[str], layers: str | None, limit: int, out: str | None) -> None:
+def compare(
+    context: click.Context, outs: Sequence[str], layers: str | None, limit: int, out: str | None, store: str | None
+) -> None:
     """Puts runs side by side, each beside the first: parameters, labels that changed, concepts gained and lost.
 
     RUN is the --out folder of a run, or STORE/runs/DIGEST. Layers of one name are compared. Of one network, neurons
@@ -28,7 +32,9 @@ def compare(context: click.Context, outs: Sequence[str], layers: str | None, lim
     with told_in_words(context):
         from tasks.compare_runs import compare_runs, write_comparisons
         from tasks.compare_tables import comparison_tables
+        from tasks.published import check_store
 
+        check_store(outs, store)
         comparisons = compare_runs(outs, layers)
         for one in comparisons:
             for table in comparison_tables(one, limit):

@@ -11,14 +11,15 @@ from click.core import ParameterSource
 from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
 from flows.engine.local import engine
+from flows.engine.run_options import run_store
 
 #: The paper's sentence encoder.
 MPNET = "all-mpnet-base-v2"
 #: Options of `evaluate` by what labels are judged by; the bootstrap's are of all.
 OF_LABELS = ("layer", "first_unit", "out")
 OPTIONS = {
-    "truth": ("truth", "tau", "clip", "clip_checkpoint", "sentence_model", *OF_LABELS),
-    "activations": ("labels", "image_labels", "concept_images", "target", *OF_LABELS),
+    "truth": ("truth", "tau", "clip", "clip_checkpoint", "sentence_model", "store", *OF_LABELS),
+    "activations": ("labels", "image_labels", "concept_images", "target", "store", *OF_LABELS),
     "people": ("run",),
 }
 TOLD = {
@@ -86,6 +87,7 @@ seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(
     is_flag=True,
     help="Say what people rated: in place of RUN_OR_TABLE stand their CSVs, from pages of `clip-dissect rate`.",
 )
+@run_store
 @click.option("--run", metavar="RUN", help="With --ratings: the run they are of; ratings of another one are refused.")
 @resamples
 @seed

@@ -130,6 +130,8 @@ def automate(client: SyncPrefectClient) -> None:
 def submit(spec: Group, deployment: str) -> FlowRun:
     """Triggers a deployment with a spec; the run begins when a worker takes it."""
     parameters = spec.model_dump(mode="json", exclude_unset=True)
+    if getattr(spec, "overwrite", False):
+        parameters["overwrite"] = True  # which no dump has
     with server() as client:
         try:
             found = client.read_deployment_by_name(deployment)
@@ -139,7 +141,7 @@ def submit(spec: Group, deployment: str) -> FlowRun:
                 f"There is no deployment {deployment!r}, but {known}. `clip-dissect deploy` makes them."
             ) from error
         return client.create_flow_run_from_deployment(
-            found.id, parameters={"spec": seen_from(Path.cwd(), parameters)}
+            found.id, parameters={"spec": seen_from([Path.cwd()], parameters)}
         )
 
 

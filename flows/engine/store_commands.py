@@ -101,7 +101,8 @@ def gc(
             say(f"{thing.num_bytes:>15,} bytes  {thing}")
         for run, state in found.runs:
             if state != "published":
-                say(f"The run in {run.out} is {state}, and counts. If it is no more: --forget {run.out}")
+                folder = run.folder(found.store).url
+                say(f"The run in {folder} is {state}, and counts. If it is no more: --forget {folder}")
         if is_removal:
             remove(found)
         total = sum(thing.num_bytes for thing in found.things)

@@ -11,6 +11,7 @@ import click
 from flows.engine.console import console, say
 from flows.engine.evaluate_commands import resamples, seed, sentence_model
 from flows.engine.failure import told_in_words
+from flows.engine.run_options import run_store
 
 if TYPE_CHECKING:
     from tasks.finished import FinishedRun
@@ -31,7 +32,7 @@ def study_command(name: str) -> Callable[[Callable[..., Outcome]], click.Command
 
     def add(function: Callable[..., Outcome]) -> click.Command:
         @wraps(function)
-        def studied(context: click.Context, /, run: str, out: str | None, **options: Any) -> None:
+        def studied(context: click.Context, /, run: str, out: str | None, store: str | None, **options: Any) -> None:
             with told_in_words(context):
                 from storage.files import Folder
                 from tasks.finished import FinishedRun
@@ -40,7 +41,7 @@ def study_command(name: str) -> Callable[[Callable[..., Outcome]], click.Command
 
                 if out:
                     refuse_run(Folder.at(out))
-                of = FinishedRun.at(run)
+                of = FinishedRun.at(run, store)
                 found = function(of, **options)
                 for shown in found.shown:
                     console().print(shown)
@@ -50,7 +51,9 @@ def study_command(name: str) -> Callable[[Callable[..., Outcome]], click.Command
         of_out = click.option(
             "--out", metavar="DIR", help=f"Folder for figure and data; RUN/studies/{name} by default."
         )
-        return study.command(name)(click.argument("run", metavar="RUN")(of_out(click.pass_context(studied))))
+        return study.command(name)(
+            click.argument("run", metavar="RUN")(run_store(of_out(click.pass_context(studied))))
+        )
 
     return add
 

@@ -42,6 +42,8 @@ class Question:
     clip: str | None = None
     clip_checkpoint: str | None = None
     sentence_model: str | None = None
+    #: The store of the run, if that was moved.
+    store: str | None = None
     resamples: int = 1_000
     seed: int = 0
 
@@ -117,7 +119,7 @@ def evaluate(question: Question) -> Evaluation:
 
     Raises `TableError`, `ConceptError`, `IncompleteError`, `UnknownNameError` and `ModelError`.
     """
-    table = read_labels(question.source, question.layer, question.first_unit)
+    table = read_labels(question.source, question.layer, question.first_unit, question.store)
     truth = _truth(question, table)
     if truth is None and (question.clip or question.sentence_model):
         raise ConceptError("A cosine is of labels and true names: give those with --truth.")

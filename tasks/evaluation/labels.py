@@ -11,11 +11,13 @@ import pandas as pd
 
 from storage.errors import TableError
 from storage.files import Folder
+from storage.whereabouts import probe_of
 from tasks.dissection.errors import UnknownNameError
 from tasks.evaluation.columns import column, find, is_table, numbers, read_table, units_of
 from tasks.label_tables import DEAD
 from tasks.published import LABELS, read_run
 from tasks.published import read_table as read_published
+from tasks.similarities import KeptSimilarities
 
 #: What columns are called, the first that a table has.
 LAYER, LABEL = ("layer",), ("description", "label", "concept")
@@ -36,6 +38,8 @@ class LabelTable:
     num_units: int | None = None
     #: `run.json`, where it is a run's.
     run: dict[str, Any] | None = None
+    #: What that run kept of all similarities, if anything.
+    kept: KeptSimilarities | None = None
 
     @property
     def first(self) -> pd.DataFrame:
@@ -48,19 +52,25 @@ class LabelTable:
         return int(self.rows["unit"].value_counts().max())
 
 
-def read_labels(source: str, layer: str | None = None, first_unit: int = 0) -> LabelTable:
+def read_labels(source: str, layer: str | None = None, first_unit: int = 0, store: str | None = None) -> LabelTable:
     """Labels of a layer, by default the last, of a run's folder or a table (.csv, .parquet).
 
     A table has a column for the unit (`columns.UNIT`) and one for its label (`LABEL`), and may have `LAYER`,
     `SIMILARITY` and `RANK`. Units are numbered from `first_unit`. Several rows of a unit are its labels: best first
-    by rank, else by similarity, else as they stand. Raises `TableError`, `IncompleteError` and `UnknownNameError`.
+    by rank, else by similarity, else as they stand. `store` is the store of a run, if that was moved. Raises
+    `TableError`, `IncompleteError` and `UnknownNameError`.
     """
     if is_table(source):
+        if store:
+            raise TableError(f"--store says where the store of a run is, and {source} is a table, which has none.")
         return _of_layer(read_table(source), source, layer, first_unit)
     folder = Folder.at(source)
     run = read_run(folder)
+    if store:
+        probe_of(folder, run, store)  # a wrong one is said even where nothing is read of it
     found = _of_layer(read_published(folder, LABELS), folder.path(LABELS), layer or list(run["layers"])[-1], 0)
-    return LabelTable(found.rows, found.layer, run["layers"][found.layer]["neurons"], run)
+    kept = KeptSimilarities.of(folder, run, found.layer, store)
+    return LabelTable(found.rows, found.layer, run["layers"][found.layer]["neurons"], run, kept)
 
 
 def _of_layer(table: pd.DataFrame, origin: str, layer: str | None, first_unit: int) -> LabelTable:

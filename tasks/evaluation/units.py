@@ -72,7 +72,7 @@ def judged_units(table: LabelTable, truth: Truth) -> JudgedUnits:
     of_known = rows[rows["unit"].isin(known)]
     labels = dict.fromkeys(known, ()) | of_known[~of_known["is_dead"]].groupby("unit")["label"].agg(tuple).to_dict()
     first = table.first.set_index("unit").loc[known]
-    kept = KeptSimilarities.of(table.run, table.layer) if table.run else None
+    kept = table.kept
     listed = [labels[unit] for unit in known]
     concepts = _concepts(table) if kept is None else kept.concepts
     if kept is None:
@@ -113,7 +113,7 @@ def _concepts(table: LabelTable) -> Sequence[str]:
         return ()
     spec = table.run["spec"]
     try:
-        of = seen_from(Path(table.run.get("folder", "")), {"concepts": spec["concepts"]})["concepts"]
+        of = seen_from([Path(table.run.get("folder", ""))], {"concepts": spec["concepts"]})["concepts"]
         found = named_list(of)
     except (ConceptError, OSError):
         return ()

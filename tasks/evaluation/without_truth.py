@@ -35,6 +35,8 @@ class Question:
     image_labels: str | None = None
     #: Folder with a folder of images for each concept.
     concept_images: str | None = None
+    #: The store of the run, if that was moved.
+    store: str | None = None
     resamples: int = 1_000
     #: Of halves, shuffled rows, controls and the bootstrap.
     seed: int = 0
@@ -91,7 +93,7 @@ class WithoutTruth:
 
 def opened(question: Question) -> FinishedRun:
     """The run that is asked of. Raises `IncompleteError` where its store has not all activations."""
-    run = FinishedRun.at(question.run)
+    run = FinishedRun.at(question.run, question.store)
     if run.plan.activations.kept == "top":
         raise IncompleteError(
             f"{question.run} kept the top images alone (--activations top), and labels are judged by activations on "

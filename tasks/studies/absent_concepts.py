@@ -93,7 +93,7 @@ def absent_concepts(run: FinishedRun, asked: AbsentQuestion, told: Callable[[str
     neurons_table = pd.concat([judged for judged, _ in parts], ignore_index=True)
     counts = _counts(neurons_table, groups, left_out, plan, asked)
     titles = examples(neurons_table, asked.examples, asked.seed)
-    images, note = strips(run.facts, titles, pd.concat([top for _, top in parts]).drop_duplicates(["neuron", "rank"]))
+    images, note = strips(run, titles, pd.concat([top for _, top in parts]).drop_duplicates(["neuron", "rank"]))
     shown: list[Table | str] = [*(f"Note: {one}" for one in [*notes, *note]), _table(counts, layer)]
     data = {"groups": counts, "neurons": neurons_table}
     return Outcome(shown, data, partial(draw, counts, images), vars(asked) | {"layer": layer})

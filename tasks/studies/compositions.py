@@ -73,7 +73,7 @@ def compositions(run: FinishedRun, asked: CompositionsQuestion, told: Callable[[
             pairs.append(one.best.assign(neuron=neuron)[["neuron", *one.best.columns]])
     table = pd.DataFrame(found)
     titles = {row["neuron"]: f"{row['neuron']}: {row['word']} → {row['pair']}" for row in found[:NEURONS_DRAWN]}
-    images, notes = strips(run.facts, titles, plan.top_images(layer))
+    images, notes = strips(run, titles, plan.top_images(layer))
     shown: list[Table | str] = [*(f"Note: {note}" for note in notes), _table(table, layer), _line(table, asked)]
     data = {"neurons": table, "pairs": pd.concat(pairs, ignore_index=True)}
     question = vars(asked) | {"neurons": neurons, "layer": layer}

@@ -83,14 +83,16 @@ def curve(labels: pd.DataFrame, layer: str, taus: Floats) -> pd.DataFrame:
     """Share of a layer's neurons, and of its null neurons, that are above each τ: `layer, tau, share, null_share`.
 
     A dead neuron is above none. `null_share` is a bound: no more are above. Labels of all ranks say how many null
-    neurons score less than they do, and the highest that is not above τ gives it; NaN where none is so low.
+    neurons score less than they do, and the highest that is not above τ gives it; below the lowest label all null
+    neurons may be above. NaN where a layer has no null.
     """
     first, known = labels[labels["rank"] == 1], labels[labels["null_quantile"].notna() & ~labels["is_dead"]]
     similarity = np.sort(first.loc[~first["is_dead"], "similarity"].to_numpy())
     above = len(similarity) - np.searchsorted(similarity, taus, side="right")
     known = known.sort_values("similarity", kind="stable")
     below = np.searchsorted(known["similarity"].to_numpy(), taus, side="right")
-    bounds = np.concatenate([[np.nan], 1 - known["null_quantile"].to_numpy(dtype=np.float64)])
+    lowest = 1.0 if len(known) else np.nan
+    bounds = np.concatenate([[lowest], 1 - known["null_quantile"].to_numpy(dtype=np.float64)])
     return pd.DataFrame(
         {"layer": layer, "tau": taus, "share": above / max(1, len(first)), "null_share": bounds[below]}
     )
@@ -101,14 +103,13 @@ def _by_layer(run: FinishedRun) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _row(run: FinishedRun, layer: str, cut: Tau, asked: CutoffQuestion) -> dict[str, Any]:
-    """What the table says of a layer, or of all. A null is of one layer: of all there is no τ and no share of it."""
+    """What the table says of a layer, or of all. A null is of one layer: of all there is no τ of it."""
     labels = run.labels if layer == ALL else run.labels[run.labels["layer"] == layer]
     first = labels[labels["rank"] == 1]
     above = mean(_above(first, cut))
     low, high = above.interval(asked.resamples, asked.seed)
     by_null = first[_above(first, Tau(None, QUANTILE))]
     is_one, has_null = layer != ALL, _has_null(first)
-    shares = curve(labels, layer, np.array([cut.similarity])) if is_one and cut.similarity is not None else None
     return {
         "layer": layer,
         "neurons": len(first),
@@ -117,10 +118,19 @@ def _row(run: FinishedRun, layer: str, cut: Tau, asked: CutoffQuestion) -> dict[
         "share": above.value(),
         "low": low,
         "high": high,
-        "null_share": np.nan if shares is None else float(shares["null_share"].iloc[0]),
+        "null_share": _null_share(labels, layer, cut) if has_null else np.nan,
         "null_tau": float(by_null["similarity"].min()) if is_one and len(by_null) else np.nan,
         "share_above_null": len(by_null) / len(first) if has_null else np.nan,
     }
+
+
+def _null_share(labels: pd.DataFrame, layer: str, cut: Tau) -> float:
+    """No more of the null neurons are above τ. By similarity, those of all layers have no τ in common."""
+    if cut.null_quantile is not None:
+        return 1 - cut.null_quantile
+    if layer == ALL:
+        return np.nan
+    return float(curve(labels, layer, np.array([cut.similarity]))["null_share"].iloc[0])
 
 
 def _above(first: pd.DataFrame, cut: Tau) -> Flags:

@@ -26,6 +26,7 @@ from tasks.evaluation.shown_concepts import concept_key, of_probe
 from tasks.finished import FinishedRun, StudyError
 from tasks.show import table_of
 from tasks.studies import style
+from tasks.studies.namesakes import Namesakes
 from tasks.studies.outcome import Outcome
 from tasks.studies.wiring import Wiring, spaces, text_similarities, wiring_of
 
@@ -89,7 +90,9 @@ def predictions(run: FinishedRun, asked: PredictionsQuestion) -> Outcome:
     classes = _by_class(images, wiring, names)
     data = {"accuracy": accuracy, "classes": classes, "images": _named(images, wiring, names)}
     told = vars(replace(asked, layer=wiring.layer)) | {"reads": wiring.input_layer}
-    return Outcome([_table(accuracy, wiring), *_notes(images)], data, partial(_draw, accuracy, classes, names), told)
+    return Outcome(
+        [_table(accuracy, wiring), *_notes(images, wiring)], data, partial(_draw, accuracy, classes, names), told
+    )
 
 
 def contributing(run: FinishedRun, wiring: Wiring) -> pd.DataFrame:
@@ -145,21 +148,21 @@ def _classes(run: FinishedRun, wiring: Wiring, image_labels: str | None) -> Numb
     classes = np.full(run.plan.probe.num_images, -1)
     for number, names in enumerate(wiring.outputs):
         for name in names:
-            classes[rows.get(concept_key(name), [])] = number
+            classes[rows.get(concept_key(name), [])] = number  # of namesakes the last: each is right
     return classes
 
 
 def _accuracies(
     images: pd.DataFrame, wiring: Wiring, nearest: dict[str, Numbers], asked: PredictionsQuestion
 ) -> Iterator[dict[str, Any]]:
-    shuffled = list(_shuffled(wiring, asked.seed))
+    shuffled, namesakes = list(_shuffled(wiring, asked.seed)), Namesakes.of(wiring.outputs)
     neurons = images["neuron"].to_numpy()
     for against, true in ((OF_IMAGE, images["class"].to_numpy()), (OF_NETWORK, images["said"].to_numpy())):
         known = true >= 0
         if not known.any():
             continue
         for space, classes in nearest.items():
-            right = mean((images[space].to_numpy() == true)[known])
+            right = mean(namesakes.is_right(images[space].to_numpy(), true)[known])
             low, high = right.interval(asked.resamples, asked.seed)
             others = (np.where(neurons >= 0, classes[one[neurons]], -1) for one in shuffled)
             yield {
@@ -169,7 +172,7 @@ def _accuracies(
                 "share": right.value(),
                 "low": low,
                 "high": high,
-                "by_chance": float(np.mean([(other == true)[known].mean() for other in others])),
+                "by_chance": float(np.mean([namesakes.is_right(other, true)[known].mean() for other in others])),
             }
 
 
@@ -196,10 +199,15 @@ def _named(images: pd.DataFrame, wiring: Wiring, names: Sequence[str]) -> pd.Dat
     return pd.DataFrame(columns | {name: of(name, classes) for name in names})
 
 
-def _notes(images: pd.DataFrame) -> Iterator[str]:
-    known = images["class"] >= 0
+def _notes(images: pd.DataFrame, wiring: Wiring) -> Iterator[str]:
+    known, namesakes = images["class"] >= 0, Namesakes.of(wiring.outputs)
+    if len(namesakes.pairs):
+        yield (
+            f"{namesakes.num_with_one:,} classes have a name in common with another class: what is said by that name "
+            "is right for either."
+        )
     if known.any():
-        right = float((images["said"] == images["class"])[known].mean())
+        right = float(namesakes.is_right(images["said"].to_numpy(), images["class"].to_numpy())[known].mean())
         yield f"The network itself says the class of {right:.2%} of {known.sum():,} images."
     else:
         yield "No image is known to be of a class: --image-labels TABLE (path, concept) says of which it is."
@@ -225,7 +233,9 @@ def _by_class(images: pd.DataFrame, wiring: Wiring, names: Sequence[str]) -> pd.
     """`class, images` and the share that is right in each text space; of images' own classes, else the network's."""
     true = "class" if (images["class"] >= 0).any() else "said"
     known = images[images[true] >= 0]
-    right = pd.DataFrame({name: known[name] == known[true] for name in names}).groupby(known[true])
+    namesakes, of_images = Namesakes.of(wiring.outputs), known[true].to_numpy()
+    flags = {name: namesakes.is_right(known[name].to_numpy(), of_images) for name in names}
+    right = pd.DataFrame(flags, index=known.index).groupby(known[true])
     shares = right.mean()
     shares.insert(0, "images", right.size())
     shares.insert(0, "class", [" | ".join(wiring.outputs[number]) for number in shares.index])

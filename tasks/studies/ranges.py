@@ -63,7 +63,7 @@ def ranges(run: FinishedRun, asked: RangesQuestion) -> Outcome:
     chosen = pd.concat([_chosen(run, layer, asked) for layer in layers], ignore_index=True)
     drawn = chosen.merge(read_table(run.out, IMAGE_RANGES), on=["layer", "neuron"])
     share = _with_share_of_maximum(run, drawn)
-    images = dict(thumbnails(run.facts, drawn["row"], SIDE))
+    images = dict(thumbnails(run.probe.folder, drawn["row"], SIDE))
     question = vars(asked) | {"layers": list(asked.layers), "neurons": list(asked.neurons)}
     return Outcome([_table(chosen, share)], {"ranges": share}, partial(_draw, chosen, share, images), question)
 

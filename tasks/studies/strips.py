@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from storage.errors import StorageError
+from tasks.finished import FinishedRun
 from tasks.page import thumbnails
 from tasks.studies import style
 
@@ -34,14 +34,12 @@ class Strip:
     images: Sequence[Pixels]
 
 
-def strips(run: dict[str, Any], titles: dict[int, str], top_images: pd.DataFrame) -> tuple[list[Strip], list[str]]:
-    """Strips of neurons by their titles, `top_images` being `neuron, rank, row`; none, and a note, without images.
-
-    `run` is what its run.json says.
-    """
+def strips(run: FinishedRun, titles: dict[int, str], top_images: pd.DataFrame) -> tuple[list[Strip], list[str]]:
+    """Strips of neurons by their titles, `top_images` being `neuron, rank, row`; none, and a note, without images."""
     few = top_images[(top_images["rank"] <= IMAGES) & top_images["neuron"].isin(list(titles))]
     try:
-        pixels = {row: np.asarray(Image.open(io.BytesIO(jpeg))) for row, jpeg in thumbnails(run, few["row"], SIDE)}
+        jpegs = thumbnails(run.probe.folder, few["row"], SIDE)
+        pixels = {row: np.asarray(Image.open(io.BytesIO(jpeg))) for row, jpeg in jpegs}
     except StorageError as error:
         return [], [f"The figure shows no images: {error}"]
     rows = few.sort_values(["neuron", "rank"]).groupby("neuron")["row"].agg(list)

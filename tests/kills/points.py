@@ -46,7 +46,7 @@ FILES = {
     "record of the run": r"store/runs/\w+\.json",
     "published table": r"out/(.*\.(parquet|csv)|(.*/)?spec\.yaml)",
     "report": r"out/(.*/)?report/.*\.(html|js)",
-    "run.json": r"out/(.*/)?run\.json",
+    "run.json": r"out/(.*/)?run(\.begun)?\.json",
 }
 #: What is done to a file, by audit event. What is written aside becomes the file by a rename, or by a link.
 ACTIONS = {"os.rename": "write", "os.link": "link", "os.remove": "remove", "os.rmdir": "remove", "open": "open"}

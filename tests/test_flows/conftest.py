@@ -93,13 +93,10 @@ def finished(base: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         shutil.copytree(base[name], folder)
     store = Store.existing(own["store"])
     [one] = recorded(store)
-    record(store, replace(one, out=own["out"], spec=one.spec | own))
-    store.runs().folder.remove_file(f"{one.name}.json")
+    record(store, replace(one, url=own["out"], spec=one.spec | own))
     out = Folder(own["out"])
     said = out.read_json(RUN)
-    out.write_json(
-        RUN, said | {"probe": said["probe"].replace(base["store"], own["store"]), "spec": said["spec"] | own}
-    )
+    out.write_json(RUN, said | {"store": own["store"], "spec": said["spec"] | own})
     return base | own
 
 

@@ -78,8 +78,8 @@ def test_runs_are_listed_with_what_differs(finished: dict[str, Any]) -> None:
     store = Store.existing(finished["store"])
     [one] = recorded(store)
     alone = invoke("runs", finished["store"]).output
-    assert one.out in alone and "tests.tiny_models:colours" in alone and "top_k" not in alone
-    record(store, replace(one, out="/elsewhere", spec=one.spec | {"top_k": 7}))
+    assert finished["out"] in alone and "tests.tiny_models:colours" in alone and "top_k" not in alone
+    record(store, replace(one, out="/elsewhere", url="", spec=one.spec | {"top_k": 7}))
     both = invoke("runs", finished["store"]).output
     header = next(line for line in both.splitlines() if "when" in line)
     assert header.split()[-2:] == ["neurons", "top_k"]

@@ -253,7 +253,7 @@ def test_kept_similarities_give_the_rank_of_every_right_concept(
     (tmp_path / "truth.csv").write_text("unit,concept\n0,grey\n1,green\n2,red\n3,mauve\n")
     out = tmp_path / "out"
     run = run_of(bench, out, ranks=1, keep_similarities=True, truth=str(bench.concepts))
-    kept = pd.DataFrame(np.asarray(zarr.open_group(run["similarities"])["head"]))
+    kept = pd.DataFrame(np.asarray(zarr.open_group(Path(bench.store) / run["similarities"])["head"]))
     names = bench.concepts.read_text().split()
     by_hand = [
         int((-kept.loc[unit]).rank(method="first")[names.index(name)])
@@ -280,7 +280,7 @@ def test_a_dead_unit_is_wrong_whatever_its_similarities(bench: Bench, tmp_path: 
 
 def test_similarities_that_are_gone_leave_the_ranks_of_the_table(bench: Bench, tmp_path: Path) -> None:
     run = run_of(bench, tmp_path / "out", ranks=1, keep_similarities=True)
-    Path(run["similarities"]).with_suffix(".parquet").unlink()
+    (Path(bench.store) / run["similarities"]).with_suffix(".parquet").unlink()
     found = evaluate(Question(str(tmp_path / "out"), str(bench.concepts)))
     assert found.notes[-1].startswith("Of a unit, 1 labels are known at most")
 

@@ -17,6 +17,7 @@ from tasks.label_tables import DEAD
 from tasks.passes import Pass
 from tasks.publish import PublishPlan, descriptions, plan_publication, publish
 from tasks.published import DESCRIPTIONS, FILES, LABELS, REJECTS, REPORT, RUN, SPEC, TOP_IMAGES, read_run
+from tasks.remember import remember
 from tasks.spec import DissectSpec
 from tests.test_tasks.conftest import Bench, labelled
 
@@ -248,12 +249,13 @@ def test_ignored_activations_are_noted_with_their_images(bench: Bench, out: Path
 
 def test_kept_similarities_are_found_by_run_json(bench: Bench, out: Path) -> None:
     _, run = published(bench.spec(out=str(out), keep_similarities=True))
-    assert Path(run["similarities"]).is_dir()
+    assert (Path(bench.store) / run["similarities"]).is_dir()
     assert published(bench.spec(out=str(out)))[1]["similarities"] is None
 
 
 def test_what_people_are_shown_has_counts_rates_and_paths_to_copy(bench: Bench, out: Path) -> None:
     plan, _ = published(bench.spec(out=str(out)))
+    remember(plan)
     assert "Images a second" not in announcement(plan.out)  # nothing passed over images
     seconds = {"decoding": 1.0}
     (out / RUN).unlink()

@@ -57,9 +57,24 @@ def test_the_share_above_each_tau_counts_dead_neurons_and_leaves_out_what_is_jus
     labels = labels_of([0.2, 0.0, 0.4, 0.4], [0.5, 0.0, 1.0, 1.0], dead=(1,))
     found = curve(labels, "x", np.array([0.1, 0.2, 0.3, 0.4]))
     assert found["share"].tolist() == [0.75, 0.5, 0.5, 0.0]
-    # Nothing is known of null neurons below the lowest label; half of them are above that.
-    assert found["null_share"].isna().tolist() == [True, False, False, False]
-    assert found["null_share"].tolist()[1:] == [0.5, 0.5, 0.0]
+    # Below the lowest label all null neurons may be above; half of them are above that.
+    assert found["null_share"].tolist() == [1.0, 0.5, 0.5, 0.0]
+    assert curve(labels.assign(null_quantile=pd.NA), "x", np.array([0.1]))["null_share"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("tau", "known"),
+    [("-99", [1.0, 1.0]), ("0.5", None), ("99", None), ("null:0.9", [0.1, 0.1]), ("null:0.5", [0.5, 0.5])],
+)
+def test_the_null_at_the_very_tau_that_is_asked_for_is_always_told(
+    studied: FinishedRun, tau: str, known: list[float] | None
+) -> None:
+    found = cutoff(studied, CutoffQuestion(tau=tau, resamples=0))
+    layers = found.data["layers"].set_index("layer")["null_share"]
+    shares = [layers[name] for name in studied.layers]
+    assert np.isfinite(shares).all() and shares == pytest.approx(known or shares)
+    # By quantile that is so of all layers; by similarity each has a null of its own.
+    assert np.isnan(layers["all"]) == (not tau.startswith("null"))
 
 
 def test_the_study_says_what_the_run_says_and_its_files_are_the_same_each_time(studied: FinishedRun) -> None:

@@ -134,7 +134,7 @@ def test_a_run_whose_concepts_or_store_have_changed_is_refused(studied: Finished
         similarities(studied, ASKED, silent)
     assert not (store / "activations").exists()
     store.rename(store.parent / "gone")
-    with pytest.raises(LookupError, match="Bring its store back"):
+    with pytest.raises(LookupError, match=r"which is not there .*--store URL"):
         similarities(studied, ASKED, silent)
 
 

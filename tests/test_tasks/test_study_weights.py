@@ -18,6 +18,7 @@ from storage import arrays
 from storage.completion import Rows
 from storage.errors import IncompleteError
 from tasks.finished import FinishedRun, StudyError
+from tasks.studies.namesakes import Namesakes
 from tasks.studies.outcome import write
 from tasks.studies.predictions import (
     AVERAGE,
@@ -175,6 +176,28 @@ def test_a_label_counts_only_where_its_neuron_contributes_something(studied: Fin
 
     neuron, value = _most(torch.tensor([[1.0, 3.0], [-1.0, 5.0], [0.0, -2.0]]), torch.tensor([False, True]))
     assert neuron.tolist() == [0, -1, -1] and value.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_classes_of_one_name_are_right_for_either() -> None:
+    found = Namesakes.of([("crane", "grus"), ("Crane",), ("dog",), ("grus", "heron"), (), ()])
+    predicted, true = np.array([0, 1, 0, 2, 1, -1, 4, 3, 0]), np.array([1, 0, 3, 0, 3, 0, 5, -1, 0])
+    right = [True, True, True, False, False, False, False, False, True]
+    assert found.is_right(predicted, true).tolist() == right and found.num_with_one == 3
+    none = Namesakes.of([("a",), ("b",)])
+    assert none.num_with_one == 0 and none.is_right(np.array([0, 1]), np.array([0, 0])).tolist() == [True, False]
+
+
+def test_a_class_that_shares_its_name_is_predicted_by_that(studied: FinishedRun, write: Write) -> None:
+    truth = write("truth.txt", "red", "green", "red", "grey")  # the blue neuron is called red too
+    table = write("shown.csv", "path,concept", *(f"red/{i:02d}.jpg,red" for i in range(0, 12, 2)))
+    asked = PredictionsQuestion(target=COLOURS, truth=truth, image_labels=table, resamples=0)
+    found = predictions(studied, asked)
+    images = found.data["accuracy"].set_index(["against", "space"])["share"]
+    assert images[OF_IMAGE, "CLIP"] == 1.0
+    assert found.data["classes"].set_index("class").loc["red", "CLIP"] == 1.0
+    said = [line for line in found.shown if isinstance(line, str)]
+    assert said[0].startswith("2 classes have a name in common with another class")
+    assert said[1].startswith("The network itself says the class of 100.00% of 6 images")
 
 
 def test_two_spaces_are_averaged_as_in_the_text_and_weighed_as_in_the_code() -> None:
