@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.engine.environment import BOOT_SOURCE
 from tasks.models.devices import choose_devices
 from tasks.parameters import EngineSpec
 
@@ -47,7 +48,11 @@ def task_runners(spec: EngineSpec) -> Iterator[Runners]:
     with (
         dask.config.set({"logging.distributed": "warning"}),
         LocalCluster(
-            n_workers=spec.workers, threads_per_worker=1, processes=True, scheduler_kwargs=SCHEDULER
+            n_workers=spec.workers,
+            threads_per_worker=1,
+            processes=True,
+            scheduler_kwargs=SCHEDULER,
+            preload=[BOOT_SOURCE],  # a script's own `tasks.py` lies beside it, and workers look there first
         ) as cluster,
     ):
         runner = DaskTaskRunner(address=cluster.scheduler_address)
