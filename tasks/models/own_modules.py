@@ -42,8 +42,9 @@ def look_in_working_folder() -> str:
     here = str(Path.cwd())
     finder = WorkingFolder(here)
     if here not in sys.path and finder not in sys.meta_path:
-        before = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0
-        sys.meta_path.insert(before, finder)
+        # Before the other folders that were the working directory, and before the path.
+        kinds = [one is PathFinder or isinstance(one, WorkingFolder) for one in sys.meta_path]
+        sys.meta_path.insert(kinds.index(True), finder)
     return here
 
 
