@@ -13,35 +13,38 @@ from tasks.models.devices import IMAGES_PER_BATCH, choose_devices, held_device, 
 from tasks.observation import Missing, ObservationPlan, ObservationWork
 from tasks.observers import Embedder, Observer, Recorder, precomputed
 from tasks.passes import Pass
-from tasks.running import Waiting, go_on
+from tasks.running import Counter, Waiting, go_on
 from tasks.writing import EMBEDDED, Blocks, Writer
 
 
 @task(task_run_name="observe {work}", cache_policy=NO_CACHE)
 def observe(plan: ObservationPlan, work: ObservationWork) -> Pass:
     """Decodes shard groups once, embeds and records what they lack; says what the time went into."""
-    clock, num_images = Clock(), 0
+    clock, counter, num_images = Clock(), Counter(), 0
     started = asked = time.perf_counter()
     for lot in plan.store.leases.lots({missing: plan.leases(missing) for missing in work.missing}, Waiting()):
         clock.add("queueing", time.perf_counter() - asked)
         lacking = [missing for missing in map(plan.still, lot) if missing]
-        _observe(plan, lacking, clock)
-        num_images += sum(len(missing.rows) for missing in lacking)
+        to_do = sum(len(missing.rows) for missing in lacking)
+        counter.add(sum(len(missing.rows) for missing in lot) - to_do)  # another run has done them
+        _observe(plan, lacking, clock, counter)
+        num_images += to_do
         asked = time.perf_counter()
     return Pass(str(work), num_images, time.perf_counter() - started, clock.seconds)
 
 
-def _observe(plan: ObservationPlan, lacking: list[Missing], clock: Clock) -> None:
+def _observe(plan: ObservationPlan, lacking: list[Missing], clock: Clock, counter: Counter) -> None:
     with Writer(plan, clock) as writer:
         for missing in lacking:
             if missing.embeddings and not plan.embeds_by_clip:
                 writer.add(missing, missing.rows, {EMBEDDED: precomputed(plan, missing.rows)})
         to_decode = [missing for missing in lacking if _models(plan, missing)]
+        counter.add(sum(len(missing.rows) for missing in lacking if missing not in to_decode))
         if to_decode:
-            _pass(plan, to_decode, writer, clock)
+            _pass(plan, to_decode, writer, clock, counter)
 
 
-def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock) -> None:
+def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock, counter: Counter) -> None:
     """Decodes shard groups and shows them to the models that lack them; what comes out goes to the writer."""
     names = {name for missing in work for name in _models(plan, missing)}
     observers: dict[str, Observer] = {kind.name: kind(plan) for kind in (Embedder, Recorder) if kind.name in names}
@@ -68,6 +71,7 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
                     per_pass = size if asked else images_per_pass(device, images, size)
                     blocks |= observers[name].observe(missing, images, per_pass)
             writer.add(missing, rows, blocks)
+            counter.add(len(rows))
 
 
 def _models(plan: ObservationPlan, missing: Missing) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
-"""What a task knows of the run it belongs to: whether that is being stopped, and where to say that it waits."""
+"""What a task knows of its run: if that is being stopped, and where to say what it does or waits for."""
 
 from __future__ import annotations
 
+import sys
+import time
+from typing import Any
 from uuid import UUID
 
 from prefect.context import TaskRunContext
@@ -9,6 +12,13 @@ from prefect.logging import get_logger
 
 #: Logger of what tasks wait for.
 LOG = "task_runs.waiting"
+
+#: Topic of Dask's events in which tasks on its workers report.
+TOPIC = "clip-dissect-progress"
+#: Seconds between two reports of a task on a Dask worker: each is a message.
+SECONDS_BETWEEN_REPORTS = 0.5
+#: Units that tasks of this process have done, by task run; the flow that waits for them takes them from here.
+reported: dict[UUID, int] = {}
 
 _stopped: set[UUID | None] = set()
 
@@ -41,3 +51,32 @@ class Waiting:
         if not self._is_told and TaskRunContext.get():  # a task that is called as a plain function has no log
             get_logger(LOG).warning(text)
         self._is_told = True
+
+
+class Counter:
+    """Reports how many of its units a task has done, as often as some are: a batch of images, a shard of files."""
+
+    def __init__(self) -> None:
+        self._done, self._sent = 0, 0.0
+
+    def add(self, num_units: int) -> None:
+        """So many more are done."""
+        self._done += num_units
+        context = TaskRunContext.get()
+        if context is None:  # a task that is called as a plain function
+            return
+        worker = _dask_worker()
+        if worker is None:
+            reported[context.task_run.id] = self._done
+        elif time.monotonic() - self._sent > SECONDS_BETWEEN_REPORTS:
+            self._sent = time.monotonic()
+            worker.log_event(TOPIC, {"task_run": str(context.task_run.id), "done": self._done})
+
+
+def _dask_worker() -> Any:
+    """The Dask worker that this thread works for, or None."""
+    distributed = sys.modules.get("distributed")  # where it is not imported, no worker is
+    try:
+        return distributed.get_worker() if distributed else None
+    except ValueError:
+        return None
