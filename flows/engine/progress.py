@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from logging import Handler, LogRecord
 from queue import Empty, Queue
@@ -16,7 +16,9 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_logger, get_run_logger
 
+from flows.engine.cluster import Lookout, patience
 from flows.engine.pace import Pace
+from tasks.parameters import EngineSpec
 from tasks.running import LOG, TOPIC, reported, stop
 
 
@@ -61,8 +63,9 @@ def observed_by(observer: Observer) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Tells observers, and the log of the flow run."""
-    get_run_logger().info(text)
+    """Tells observers, and the log of the flow run where there is one."""
+    if FlowRunContext.get():
+        get_run_logger().info(text)
     for observer in _observers:
         observer.noted(text)
 
@@ -86,8 +89,9 @@ def follow(
         observer.started(stage, total, pace.before, unit)
     counts, artifact = _Counts(amounts), _ProgressArtifact(stage)
     try:
-        with _heard_from_workers():
+        with _heard_from_workers() as lookout:
             for _ in _ended_or_due(list(amounts), counts):
+                lookout()
                 _tell(stage, counts.total - pace.now)
                 pace.now = counts.total
                 artifact.show_at_times(pace)
@@ -126,13 +130,18 @@ def _ended_or_due(futures: Sequence[PrefectFuture[Any]], counts: _Counts) -> Ite
 
 
 @contextmanager
-def _heard_from_workers() -> Iterator[None]:
-    """Inside, what tasks on Dask workers report is put where those of this process put it."""
+def _heard_from_workers() -> Iterator[Callable[[], object]]:
+    """Inside, what tasks on Dask workers report is put where those of this process put it.
+
+    Gives what to call at times: it says when no worker is left, and raises `ClusterError` when that lasts too long.
+    """
     context = FlowRunContext.get()
     client = getattr(context.task_runner, "client", None) if context else None  # of a Dask task runner
-    if client is None:
-        yield
+    if context is None or client is None:
+        yield lambda: None
         return
+    address = str(getattr(context.task_runner, "address", None) or client.scheduler.address)
+    lookout = Lookout(client, address, patience.get(address, EngineSpec.model_fields["dask_wait"].default), note)
 
     def hear(event: tuple[float, Mapping[str, Any]]) -> None:
         task_run, done = event[1]["task_run"], event[1]["done"]
@@ -140,7 +149,7 @@ def _heard_from_workers() -> Iterator[None]:
 
     client.subscribe_topic(TOPIC, hear)
     try:
-        yield
+        yield lookout.look
     finally:
         client.unsubscribe_topic(TOPIC)
 
