@@ -17,6 +17,8 @@ LOG = "task_runs.waiting"
 TOPIC = "clip-dissect-progress"
 #: Seconds between two reports of a task on a Dask worker: each is a message.
 SECONDS_BETWEEN_REPORTS = 0.5
+#: Seconds between two lines that say what a task waits for.
+SECONDS_BETWEEN_LINES = 60.0
 #: Units that tasks of this process have done, by task run; the flow that waits for them takes them from here.
 reported: dict[UUID, int] = {}
 
@@ -40,17 +42,25 @@ def go_on() -> None:
 
 
 class Waiting:
-    """Is told, again and again, what a task waits for: puts it into the log once. Raises as `go_on` does."""
+    """Is told, again and again, what a task waits for: puts it into the log at once, and then once a minute.
+
+    Raises as `go_on` does.
+    """
 
     def __init__(self) -> None:
-        self._is_told = False
+        self._since: float | None = None
+        self._told = float("-inf")
 
     def __call__(self, text: str) -> None:
-        """Says it."""
+        """Says it, and since when the task has waited."""
         go_on()
-        if not self._is_told and TaskRunContext.get():  # a task that is called as a plain function has no log
-            get_logger(LOG).warning(text)
-        self._is_told = True
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told, waited = now, now - self._since
+        if TaskRunContext.get():  # a task that is called as a plain function has no log
+            get_logger(LOG).warning(f"{text} So far for {waited:.0f} s." if waited >= 1 else text)
 
 
 class Counter:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +121,7 @@ def test_workers_that_lack_something_are_counted_and_one_is_named(monkeypatch: p
 
 
 def test_what_is_sent_to_workers_runs_where_nothing_of_ours_is_imported() -> None:
-    seen = io.StringIO()
-    with redirect_stdout(seen), running(1) as made, made.get_client() as client:
+    with running(1) as made, made.get_client() as client:
         [said] = cluster._answers(client, made.scheduler_address).values()
     assert said["folder"] == str(ROOT) and "error" not in said
 
