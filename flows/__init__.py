@@ -1,1 +1,5 @@
 """Prefect flows: order, fan-out, concurrency."""
+
+from flows.engine.environment import prepare
+
+prepare()

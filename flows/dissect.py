@@ -28,8 +28,8 @@ def dissect(spec: DissectSpec) -> Folder:
     Does only what storage does not hold yet.
     """
     preflight(spec)
-    check_gpus(spec)
     with task_runners(spec) as runners:
+        check_gpus(spec)
         probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
         observe = observe_probe.with_options(task_runner=runners.of_devices)
         _, passes = observe(embed=spec, record=spec, probe=probe)

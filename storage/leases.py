@@ -39,6 +39,8 @@ SECONDS_BETWEEN_ASKING = {True: 0.05, False: 1.0}
 MOST_AT_A_TIME = 4
 #: Longest name of a lease's file: the longest of any file system has 255 bytes.
 LONGEST_NAME = 150
+#: Where Linux lists who has which file locked.
+LOCKS = Path("/proc/locks")
 #: What file systems say that have no locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -86,7 +88,11 @@ class Leases:
                     yield ours
                     return
             first, more = next(iter(wanted)), len(wanted) - 1
-            waits(f"Another run is at {first}{f' and {more} more' if more else ''}. Waiting for what it does.")
+            who = asking.holder(next(iter(wanted[first]), ""))
+            waits(
+                f"Another run is at {first}{f' and {more} more' if more else ''}{who and f' ({who})'}. "
+                "Waiting for what it does."
+            )
             time.sleep(SECONDS_BETWEEN_ASKING[self.folder.is_local])
 
 
@@ -116,6 +122,17 @@ class _Asking:
             leases.enter_context(taken.pop_all())
             return True
 
+    def holder(self, name: str) -> str:
+        """The process that has a lease, as far as it can be known here; empty where it cannot."""
+        lease = self.folder / f"{_file_name(name)}.lease"
+        if lease.url in self.seen:
+            machine, process, *_ = [*self.seen[lease.url][0].decode(errors="replace").split(), "?", "?"]
+            return f"process {process} of {machine}"
+        if not self.folder.is_local:
+            return ""
+        process = _locking_process(Path(self.folder.path(f"{_file_name(name)}.lock")))
+        return f"process {process} of this machine" if process else ""
+
     def _take(self, name: str) -> Lease | None:
         if self.folder.is_local:
             try:
@@ -132,6 +149,17 @@ def _file_name(name: str) -> str:
     if plain == name and len(name.encode()) <= LONGEST_NAME:
         return name
     return f"{plain.encode()[:LONGEST_NAME].decode(errors='ignore')}-{digest_of_bytes(name.encode())}"
+
+
+def _locking_process(path: Path) -> str:
+    """Number of the process that has a file locked, by what Linux says of its locks; empty where it says nothing."""
+    with suppress(OSError):
+        inode = str(path.stat().st_ino)
+        for line in LOCKS.read_text().splitlines():
+            _, _, _, _, process, file, *_ = line.split()  # 7: FLOCK ADVISORY WRITE 4711 08:01:12345 0 EOF
+            if file.rpartition(":")[2] == inode and process != "-1":
+                return process
+    return ""
 
 
 @dataclass(frozen=True)

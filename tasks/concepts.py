@@ -6,7 +6,7 @@ never be torn from its vector). An edited list embeds only the lines that no blo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from tasks.dissection.threads import computes_alone, in_threads
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement, held_device, placed
 from tasks.precomputed import Floats, file_digest, read_npy, transposed
-from tasks.running import Waiting, go_on
+from tasks.running import Counter, Waiting, go_on
 from tasks.spec import EmbedSpec
 
 #: Texts in a forward pass, always so many: the last digits of an embedding would otherwise depend on how many texts
@@ -129,7 +129,7 @@ def embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, num_texts: int) -
 
 
 def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]) -> None:
-    vectors = _precomputed(spec, texts) if spec.concept_embeddings else embed_by_clip(spec, texts)
+    vectors = _precomputed(spec, texts) if spec.concept_embeddings else embed_by_clip(spec, texts, Counter().add)
     block = digest_of_bytes("\n".join(texts).encode())
     table = pd.DataFrame({"text": texts, "embedding": list(vectors)})
     Completion(ref.folder).mark(
@@ -137,20 +137,27 @@ def _embed_concepts(ref: ConceptEmbeddingsRef, spec: EmbedSpec, texts: list[str]
     )
 
 
-def embed_by_clip(spec: EmbedSpec, texts: list[str]) -> Floats:
-    """Unit embeddings of texts by the spec's CLIP model, `[C, D]`, on a device that nobody else has meanwhile."""
+def embed_by_clip(spec: EmbedSpec, texts: list[str], embedded: Callable[[int], None] = lambda _: None) -> Floats:
+    """Unit embeddings of texts by the spec's CLIP model, `[C, D]`, on a device that nobody else has meanwhile.
+
+    `embedded` is told of each batch how many texts it has.
+    """
     assert spec.clip is not None  # it embeds them
     source = load_clip(spec.clip, spec.clip_checkpoint)
     with held_device(spec.device, shared=spec.share_devices, asks=go_on) as device:
-        return embed_texts(placed(PlacedClip, source, Placement.of(spec, device)), texts)
+        return embed_texts(placed(PlacedClip, source, Placement.of(spec, device)), texts, embedded)
 
 
-def embed_texts(clip: PlacedClip, texts: list[str]) -> Floats:
+def embed_texts(clip: PlacedClip, texts: list[str], embedded: Callable[[int], None] = lambda _: None) -> Floats:
     """Unit embeddings of texts, `[C, D]`."""
     batches = [texts[i : i + TEXTS_PER_BATCH] for i in range(0, len(texts), TEXTS_PER_BATCH)]
     filled = [batch + [""] * (TEXTS_PER_BATCH - len(batch)) for batch in batches]
-    vectors: Floats = torch.cat(list(in_threads(clip.embed_texts, filled)))[: len(texts)].numpy()
-    return vectors
+    vectors = []
+    for batch, vector in zip(batches, in_threads(clip.embed_texts, filled), strict=True):
+        vectors.append(vector)
+        embedded(len(batch))
+    found: Floats = torch.cat(vectors)[: len(texts)].numpy()
+    return found
 
 
 def read_concept_embeddings(ref: ConceptEmbeddingsRef, spec: EmbedSpec) -> Floats:

@@ -16,7 +16,7 @@ from tasks.models.devices import IMAGES_PER_BATCH, choose_devices, held_device, 
 from tasks.observation import Missing, ObservationPlan, ObservationWork
 from tasks.observers import Embedder, Observed, Observer, Recorder, precomputed
 from tasks.passes import Pass
-from tasks.running import Waiting, go_on
+from tasks.running import Counter, Waiting, go_on
 from tasks.writing import EMBEDDED, Blocks, Writer
 
 #: Forward passes begun on a CPU for each of its threads, while the first of them are waited for.
@@ -27,28 +27,31 @@ PASSES_AHEAD = 2
 @computes_alone
 def observe(plan: ObservationPlan, work: ObservationWork) -> Pass:
     """Decodes shard groups once, embeds and records what they lack; says what the time went into."""
-    clock, num_images = Clock(), 0
+    clock, counter, num_images = Clock(), Counter(), 0
     started = asked = time.perf_counter()
     for lot in plan.store.leases.lots({missing: plan.leases(missing) for missing in work.missing}, Waiting()):
         clock.add("queueing", time.perf_counter() - asked)
         lacking = [missing for missing in map(plan.still, lot) if missing]
-        _observe(plan, lacking, clock)
-        num_images += sum(len(missing.rows) for missing in lacking)
+        to_do = sum(len(missing.rows) for missing in lacking)
+        counter.add(sum(len(missing.rows) for missing in lot) - to_do)  # another run has done them
+        _observe(plan, lacking, clock, counter)
+        num_images += to_do
         asked = time.perf_counter()
     return Pass(str(work), num_images, time.perf_counter() - started, clock.seconds)
 
 
-def _observe(plan: ObservationPlan, lacking: list[Missing], clock: Clock) -> None:
+def _observe(plan: ObservationPlan, lacking: list[Missing], clock: Clock, counter: Counter) -> None:
     with Writer(plan, clock) as writer:
         for missing in lacking:
             if missing.embeddings and not plan.embeds_by_clip:
                 writer.add(missing, missing.rows, {EMBEDDED: precomputed(plan, missing.rows)})
         to_decode = [missing for missing in lacking if _models(plan, missing)]
+        counter.add(sum(len(missing.rows) for missing in lacking if missing not in to_decode))
         if to_decode:
-            _pass(plan, to_decode, writer, clock)
+            _pass(plan, to_decode, writer, clock, counter)
 
 
-def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock) -> None:
+def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock, counter: Counter) -> None:
     """Decodes shard groups and shows them to the models that lack them; what comes out goes to the writer."""
     names = {name for missing in work for name in _models(plan, missing)}
     observers: dict[str, Observer] = {kind.name: kind(plan) for kind in (Embedder, Recorder) if kind.name in names}
@@ -67,7 +70,7 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
         for observer in observers.values():
             observer.place(device)
         batches = ((missing, rows) for missing in work for rows in steps(missing.rows, size))
-        ahead = _Ahead(writer, PASSES_AHEAD * NUM_THREADS if device.type == "cpu" else 0)
+        ahead = _Ahead(writer, counter, PASSES_AHEAD * NUM_THREADS if device.type == "cpu" else 0)
         for (missing, rows), batch in zip(batches, feed, strict=True):
             go_on()
             observed, num_passes = [], 0
@@ -82,8 +85,8 @@ def _pass(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clo
 class _Ahead:
     """Batches that models look at while later ones are begun; their blocks are written in order."""
 
-    def __init__(self, writer: Writer, most_passes: int) -> None:
-        self._writer, self._most_passes = writer, most_passes
+    def __init__(self, writer: Writer, counter: Counter, most_passes: int) -> None:
+        self._writer, self._counter, self._most_passes = writer, counter, most_passes
         self._waiting: deque[tuple[Missing, Rows, list[Observed], int]] = deque()
 
     def add(self, missing: Missing, rows: Rows, observed: list[Observed], num_passes: int) -> None:
@@ -103,6 +106,7 @@ class _Ahead:
         for wait in observed:
             blocks |= wait()
         self._writer.add(missing, rows, blocks)
+        self._counter.add(len(rows))
 
 
 def _models(plan: ObservationPlan, missing: Missing) -> tuple[str, ...]:

@@ -85,6 +85,11 @@ class EngineSpec(Group):
         0, ge=0, description="Processes of a Dask cluster on this machine; 0 works with threads in this process."
     )
     dask_address: str | None = Field(None, description="Address of a running Dask scheduler, as tcp://host:8786.")
+    dask_wait: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds that a run waits for a Dask worker before it ends: at its start, and when none is left.",
+    )
     device: str = Field(
         "auto",
         description="auto (all GPUs, or the CPU), cpu, cuda, cuda:1, cuda:0,1 or mps; a task at a time on each.",

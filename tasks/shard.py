@@ -29,7 +29,7 @@ from storage.sources.source import CopiedSource, Source, SourceImage, SourceSett
 from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, LISTING, REJECTS, write_index
-from tasks.running import Waiting
+from tasks.running import Counter, Waiting
 from tasks.spec import ShardSpec
 from tasks.torchvision_sets import ALL_KINDS
 
@@ -210,12 +210,14 @@ class _Listing:
 @task(task_run_name="{work}", cache_policy=NO_CACHE)
 def make_shards(packing: Packing, work: ShardWork) -> None:
     """Packs the parts, each marked when it is done."""
+    counter = Counter()
     for _, parts in groupby(work.parts, lambda part: part.start // FILES_READ):
         near = list(parts)
         listing = read_rows(packing.folder, LISTING, Rows(near[0].start, near[-1].stop))[LISTING_COLUMNS]
         for part in _in_turn(packing, near):
             records = listing.loc[part.start : part.stop - 1].itertuples(index=False)
             pack(packing, part.name, [SourceImage(*record) for record in records])
+            counter.add(part.stop - part.start)
 
 
 def _in_turn(packing: Packing, parts: Sequence[ShardPart]) -> Iterator[ShardPart]:

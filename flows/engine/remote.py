@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +10,6 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -29,13 +25,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Cancelling
 
+from flows.engine.deploying import DeploymentError, lost_run_automations, write_deployments
+from flows.engine.environment import ROOT, ask_prefect_directly, is_on_loopback
+from flows.engine.silence import silence
 from tasks.parameters import Group
 from tasks.paths import seen_from
 
-#: The project's folder: entry points of deployments are relative to it.
-PROJECT = Path(__file__).resolve().parents[2]
-#: Automations that mark runs whose process has gone, and run them again.
-LOST_RUNS = PROJECT / "deployments" / "lost-runs.yaml"
 #: How often a run that is watched is asked for.
 SECONDS_BETWEEN_LOOKS = 1.0
 #: How often a run is seen as Crashed until that is its end: one that was lost is scheduled again a moment later.
@@ -55,6 +50,8 @@ def server() -> Iterator[SyncPrefectClient]:
             "No Prefect server is configured. Start one with `prefect server start`, and set PREFECT_API_URL to its "
             "address, as http://127.0.0.1:4200/api; `clip-dissect run` needs none."
         )
+    if is_on_loopback(url):
+        ask_prefect_directly()
     try:
         with get_client(sync_client=True) as client:
             yield client
@@ -62,11 +59,23 @@ def server() -> Iterator[SyncPrefectClient]:
         raise RemoteError(f"The Prefect server at {url} does not answer ({error}).") from error
 
 
-def deploy(pool: str, gpus: int | None = None) -> tuple[list[str], int | None]:
-    """Deploys all flows to a pool of processes, which is made where it is missing.
+@dataclass(frozen=True)
+class Deployed:
+    """Deployments of all flows, as they were written to a server."""
 
-    Returns the deployments' names, and of how many slots the limit is that counts the pool's GPUs (`limit_gpus`).
+    names: list[str]
+    #: Slots of the limit that counts the GPUs of their pool; None where there is none.
+    slots: int | None
+    #: Folder that their runs work in, and the one that their code is of.
+    folder: Path
+    code: Path
+
+
+def deploy(pool: str, gpus: int | None = None, lost_after: int | None = None) -> Deployed:
+    """Deploys all flows to a pool of processes, which is made where it is missing; runs work in this folder.
+
     Runs of theirs that are lost go on: the server gets the automations for it, unless it has some of their names.
+    With `lost_after`, those it has count a run as lost after so many seconds too.
 
     Raises `RemoteError` where the pool is of another type: its workers do not see this folder.
     """
@@ -83,15 +92,13 @@ def deploy(pool: str, gpus: int | None = None) -> tuple[list[str], int | None]:
                 "deployments/README.md says how to deploy to it."
             )
         slots = limit_gpus(client, pool, gpus)
-        # Prefect's own command reads the file, and there is no call for it.
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-        command += ["--prefect-file", "deployments/prefect.yaml"]
-        environment = os.environ | {"CLIP_DISSECT_POOL": pool}
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            raise RemoteError(f"Prefect could not deploy to {pool}:\n{done.stdout}{done.stderr}".strip())
-        automate(client)
-        return sorted(_names(client, pool)), slots
+        folder = Path.cwd()
+        try:
+            code = write_deployments(pool, folder, lost_after)
+        except DeploymentError as error:
+            raise RemoteError(str(error)) from error
+        automate(client, lost_after, code)
+        return Deployed(sorted(_names(client, pool)), slots, folder, code)
 
 
 def limit_name(pool: str) -> str:
@@ -118,13 +125,20 @@ def limit_gpus(client: SyncPrefectClient, pool: str, gpus: int | None = None) ->
     return gpus
 
 
-def automate(client: SyncPrefectClient) -> None:
-    """Makes the automations for lost runs; one that is there stays as it is, changed or switched off."""
+def automate(client: SyncPrefectClient, lost_after: int | None = None, code: Path = ROOT) -> None:
+    """Makes the automations for lost runs; one that is there stays as it is, changed or switched off.
+
+    With `lost_after`, the one that marks runs as lost does so after so many seconds, also where it was there.
+    """
     from prefect.events.schemas.automations import AutomationCore
 
-    for automation in yaml.safe_load(LOST_RUNS.read_text())["automations"]:
-        if not client.read_automations_by_name(automation["name"]):
-            client.create_automation(AutomationCore.model_validate(automation))
+    for automation in lost_run_automations(code, lost_after):
+        core = AutomationCore.model_validate(automation)
+        there = client.read_automations_by_name(automation["name"])
+        if not there:
+            client.create_automation(core)
+        elif lost_after is not None and automation["trigger"]["within"] == lost_after:
+            client.update_automation(there[0].id, core.model_copy(update={"enabled": there[0].enabled}))
 
 
 def submit(spec: Group, deployment: str) -> FlowRun:
@@ -159,13 +173,17 @@ class RunStatus:
     progress: dict[str, float]
     #: What the run published, as Markdown; None before.
     published: str | None
+    #: How far each stage is in words, by stage.
+    paces: dict[str, str]
+    #: What to say of a run that gives no sign of life; empty of any other.
+    silence: str = ""
 
     @property
     def line(self) -> str:
         """State and progress of the stage at work."""
         stage = next(reversed(self.progress), None)
         at = f", {stage} {self.progress[stage]:.0f} %" if stage and not self.is_final else ""
-        return f"{self.state}{at}"
+        return f"{self.state}{at}{self.silence and f', {self.silence}'}"
 
 
 def status(client: SyncPrefectClient, run: UUID) -> RunStatus:
@@ -185,6 +203,12 @@ def status(client: SyncPrefectClient, run: UUID) -> RunStatus:
         for artifact in artifacts
         if artifact.type == "progress"
     }
+    paces = {
+        stage: text.strip()
+        for artifact in artifacts
+        if artifact.type == "progress"
+        for stage, _, text in [str(artifact.description).partition(":")]
+    }
     published = [str(artifact.data) for artifact in artifacts if artifact.key == "dissection"]
     state = found.state
     return RunStatus(
@@ -196,6 +220,8 @@ def status(client: SyncPrefectClient, run: UUID) -> RunStatus:
         bool(state and state.is_completed()),
         progress,
         published[-1] if published else None,
+        paces,
+        silence(client, run) if state and state.is_running() else "",
     )
 
 

@@ -23,20 +23,29 @@ from tasks.spec import DissectSpec
     help="GPUs that the machines of its workers have together: so many slots has the Prefect limit that counts them. "
     "By default it stays as it is, or is made with the GPUs of this machine.",
 )
+@click.option(
+    "--lost-after",
+    type=click.IntRange(min=100),
+    metavar="SECONDS",
+    help="Time without a sign of life after which a run counts as lost and goes on elsewhere; at least 100. Its runs "
+    "give one more often then. By default the server's automation stays as it is, or is made with 400.",
+)
 @click.pass_context
-def deploy(context: click.Context, pool: str, gpus: int | None) -> None:
+def deploy(context: click.Context, pool: str, gpus: int | None, lost_after: int | None) -> None:
     """Deploys all flows to a pool of processes on the Prefect server that PREFECT_API_URL names.
 
-    deployments/README.md has those for Docker and Kubernetes.
+    Their runs work in the folder that this is called from: relative paths are of there, and modules of --target are
+    found there. deployments/README.md has deployments for Docker and Kubernetes.
     """
     with told_in_words(context):
         from flows.engine import remote
 
-        names, slots = remote.deploy(pool, gpus)
-        for name in names:
+        made = remote.deploy(pool, gpus, lost_after)
+        for name in made.names:
             say(name)
-        if slots is not None:
-            say(f"GPUs: {slots}, by the limit {remote.limit_name(pool)}")
+        say(f"Runs work in {made.folder}, on each machine of a worker, with the code in {made.code}")
+        if made.slots is not None:
+            say(f"GPUs: {made.slots}, by the limit {remote.limit_name(pool)}")
         say(f"A worker takes their runs: prefect worker start --pool {pool}")
 
 
@@ -122,6 +131,6 @@ def _print_status(at: Any) -> None:
 
     say(f"{at.name}: {at.line}{f' ({at.message})' if at.message else ''}")
     for stage, percent in at.progress.items():
-        say(f"  {stage:<17} {percent:3.0f} %")
+        say(f"  {stage:<17} {percent:3.0f} %  {at.paces.get(stage, '')}".rstrip())
     if at.published:
         console().print(Markdown(printable_lines(at.published), hyperlinks=False))

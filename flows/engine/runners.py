@@ -10,6 +10,9 @@ from typing import Any
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.engine.cluster import check_cluster, patience
+from flows.engine.environment import BOOT_SOURCE
+from flows.engine.progress import note
 from tasks.models.devices import choose_devices
 from tasks.parameters import EngineSpec
 
@@ -37,6 +40,8 @@ def task_runners(spec: EngineSpec) -> Iterator[Runners]:
     from prefect_dask import DaskTaskRunner  # in here: it takes a second to import
 
     if spec.dask_address:
+        check_cluster(spec.dask_address, spec.dask_wait, note)
+        patience[spec.dask_address] = spec.dask_wait
         runner = DaskTaskRunner(address=spec.dask_address)
         yield Runners(runner, runner)
         return
@@ -47,8 +52,13 @@ def task_runners(spec: EngineSpec) -> Iterator[Runners]:
     with (
         dask.config.set({"logging.distributed": "warning"}),
         LocalCluster(
-            n_workers=spec.workers, threads_per_worker=1, processes=True, scheduler_kwargs=SCHEDULER
+            n_workers=spec.workers,
+            threads_per_worker=1,
+            processes=True,
+            scheduler_kwargs=SCHEDULER,
+            preload=[BOOT_SOURCE],  # a script's own `tasks.py` lies beside it, and workers look there first
         ) as cluster,
     ):
+        patience[cluster.scheduler_address] = spec.dask_wait
         runner = DaskTaskRunner(address=cluster.scheduler_address)
         yield Runners(runner, runner)

@@ -20,12 +20,10 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 
-#: No call leaves the machine unless the user configured one.
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_CLI_PROMPT": "false",
-}
+from flows.engine.environment import ask_prefect_directly, is_on_loopback
+
+#: The program of the server's process.
+SERVER = Path(__file__).with_name("server_process.py")
 #: Services of a long-lived server. A run's own would start other people's schedules and mark their runs late.
 SERVICES_OFF = {
     f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
@@ -42,20 +40,20 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
 
     Call it before Prefect is imported: it sets what Prefect says in the terminal (`verbose`: all of it).
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured:
+        if is_on_loopback(configured):
+            ask_prefect_directly()
         yield configured
         return
     home = Path(PREFECT_HOME.value())
     home.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.engine.server_process"],
+        [sys.executable, "-P", str(SERVER)],  # by its path: the working directory may hold another `flows`
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | SERVICES_OFF,
@@ -67,6 +65,7 @@ def prefect_server(*, verbose: bool = False) -> Iterator[str]:
         with FileLock(home / "clip-dissect-server.lock"):
             process.stdin.write(b"go\n")
             process.stdin.flush()
+            ask_prefect_directly()
             # torch takes as long to import as the server to start: both at once.
             importlib.import_module("flows.dissect")
             url = f"http://127.0.0.1:{_port(process)}/api"
@@ -98,7 +97,7 @@ def _port(process: subprocess.Popen[bytes]) -> int:
     if not line.strip().isdigit():
         raise RuntimeError(
             f"The Prefect server of this run did not start (exit status {process.wait()}). Start one yourself with "
-            "`prefect server start` and set PREFECT_API_URL; `python -m flows.engine.server_process` shows why."
+            f"`prefect server start` and set PREFECT_API_URL; `{sys.executable} -P {SERVER}` and Enter show why."
         )
     return int(line)
 
@@ -131,7 +130,7 @@ def _wait_for_records(url: str, patience: float) -> None:
     seen, since = -1, time.monotonic()
     while seen < len(followed) and time.monotonic() - since < patience:
         try:
-            found = httpx.post(f"{url}/task_runs/count", json=body, timeout=30).json()
+            found = httpx.post(f"{url}/task_runs/count", json=body, timeout=30, trust_env=False).json()
         except httpx.HTTPError:
             break  # the server is gone, and the run's own error, if any, says more
         if found != seen:

@@ -125,4 +125,5 @@ def runs(context: click.Context, store: str) -> None:
         from storage.layout import Store
         from tasks.runs import runs_table
 
-        console(WIDTH_IN_PIPES).print(runs_table(Store.existing(store)))
+        shown = console(WIDTH_IN_PIPES)
+        shown.print(runs_table(Store.existing(store), shown.width))

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flows.engine.pace import Pace
 from tasks.printable import printable
 
-
-@dataclass
-class _Stage:
-    total: int
-    before: int
-    unit: str
-    now: int = 0
-    began: float = field(default_factory=time.perf_counter)
-
-    @property
-    def rate(self) -> str:
-        per_second = self.now / max(1e-9, time.perf_counter() - self.began)
-        return f"{self.now:,} {self.unit}, {per_second:,.0f}/s" if self.now else self.unit
+#: Seconds between two lines of a stage where the output is no terminal, as in the log of a batch job.
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class TerminalProgress:
-    """An observer that draws a bar for the stage at work; the bar is left out where the output is no terminal."""
+    """An observer that draws a bar for the stage at work, or, where there is no terminal, writes a line at times."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, Pace] = {}
+        self._written = 0.0
         self._bar: Progress | None = None
 
     def started(self, stage: str, total: int, done: int, unit: str) -> None:
         """Draws the bar."""
-        self._stages[stage] = _Stage(total, done, unit)
+        self._stages[stage] = Pace(total, done, unit)
+        self._written = time.monotonic()
         if done == total or not self.console.is_terminal:
             return
         self._bar = Progress(
@@ -51,11 +42,14 @@ class TerminalProgress:
         self._bar.start()
 
     def advanced(self, stage: str, amount: int) -> None:
-        """Moves the bar."""
+        """Moves the bar, or writes a line where the last one was long ago."""
         at = self._stages[stage]
         at.now += amount
         if self._bar:
             self._bar.update(self._bar.task_ids[0], advance=amount, rate=at.rate)
+        elif time.monotonic() - self._written >= SECONDS_BETWEEN_LINES and at.before + at.now < at.total:
+            self._written = time.monotonic()
+            self.console.print(f"{stage:<17} {at}", highlight=False)
 
     def noted(self, text: str) -> None:
         """Prints it, on a line of its own."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,6 +22,7 @@ from tasks.models.checkpoints import digest_of_weights, load_into, loading, read
 from tasks.models.devices import Batches, Placement, Replicas, Timed
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
+from tasks.models.own_modules import look_in_working_folder, refuse_reserved
 from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
 
 #: WEIGHTS that stand for an untrained network: what a control experiment dissects.
@@ -223,18 +222,20 @@ def _from_open_clip(rest: str, checkpoint: str | None) -> tuple[nn.Module, Prepr
 
 def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preprocess, str]:
     """`module:function` of the user's own, found from the working directory as `python -m` would find it."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = look_in_working_folder()
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        refuse_reserved(error.name or "", f"{module_name}:{function}")
+        if not isinstance(error, ModuleNotFoundError):
+            raise
         raise UnknownModelError(
             f"There is no Python module {error.name!r} to take the target {module_name}:{function} from; looked in "
             f"{here} and the installed packages. Library networks are torchvision:NAME, timm:NAME, open_clip:NAME."
         ) from error
     make = getattr(module, function, None)
     if not callable(make):
+        refuse_reserved(module_name, f"{module_name}:{function}")
         functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise UnknownNameError.of("function", function, functions, f"{module_name} has {', '.join(functions)}.")
     with loading(only_tensors=False):

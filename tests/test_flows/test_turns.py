@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
@@ -73,16 +71,13 @@ def test_ctrl_c_ends_a_run_that_waits_for_another(
 
     [marker] = Path(finished["store"]).glob("embeddings/*.done/*")
     marker.unlink()
-    observer, as_completed = Counting(), progress.as_completed
+    observer = Counting()
 
-    def interrupted(futures: list[Any]) -> Iterator[Any]:
-        while not all(future.state.is_final() for future in futures):
-            if any(note.startswith("Another run") for note in observer.notes):
-                raise KeyboardInterrupt
-            time.sleep(0.02)
-        yield from as_completed(futures)
+    def interrupted(counts: Any) -> None:
+        if any(note.startswith("Another run") for note in observer.notes):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(progress, "as_completed", interrupted)
+    monkeypatch.setattr(progress._Counts, "look", interrupted)
     lease = f"{marker.parent.stem}-{marker.stem}"
     with (
         Store.at(finished["store"]).leases.held(lease, print),
