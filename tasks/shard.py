@@ -27,6 +27,7 @@ from storage.sources.joined import joined, named, selected
 from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
 from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
+from tasks import number_types
 from tasks.packing import Packing, pack
 from tasks.probe_index import INDEX, LISTING, REJECTS, write_index
 from tasks.running import Waiting
@@ -145,6 +146,7 @@ def plan_shards(spec: ShardSpec) -> ShardPlan:
             "images_per_shard": spec.images_per_shard,
             "selection": list(selection),
             "resize": spec.resize,
+            **listing.number_types,
         }
         packing = Packing(store.probe(digest_of(parameters)), store.leases, sources, spec.resize)
         parts = listing.parts
@@ -178,6 +180,7 @@ class _Listing:
         self._images_per_shard = images_per_shard
         self._starts: list[int] = []
         self._tar: tuple[str, str] | None = None
+        self._may_be_wide = False
         self.sha256, self.num_files = hashlib.sha256(), 0
 
     def tables(self, images: Iterator[SourceImage]) -> Iterator[pd.DataFrame]:
@@ -198,7 +201,13 @@ class _Listing:
         if is_first or (tar is None and self.num_files - self._starts[-1] == self._images_per_shard):
             self._starts.append(self.num_files)
         self._tar = tar
+        self._may_be_wide |= image.ending in number_types.ENDINGS
         self.num_files += 1
+
+    @property
+    def number_types(self) -> dict[str, int]:
+        """What names how values are scaled, where a file may need it: other probe sets keep their names."""
+        return {"number_types": number_types.VERSION} if self._may_be_wide else {}
 
     @property
     def parts(self) -> tuple[ShardPart, ...]:

@@ -247,3 +247,21 @@ def test_duplicate_stems_are_all_kept(bench: Bench, images: Path) -> None:
     probe = shard(bench.spec())
     assert probe.num_images == 52
     assert probe.index()["key"].is_unique
+
+
+def test_a_strip_is_refused_and_the_rest_goes_on(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "spacer.png").write_bytes(png(5, (1, 9_000)))
+    (images / "red" / "panorama.png").write_bytes(png(5, (900, 3)))
+    for resize in (None, 2):
+        probe = shard(spec.model_copy(update={"resize": resize}))
+        (reject,) = probe.rejects().itertuples()
+        assert reject.path == "red/spacer.png" and "589,824,000 once its shorter side" in str(reject.reason)
+        assert probe.num_images == 49
+
+
+def test_an_image_too_long_for_jpeg_is_reduced_without_loss(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "long.png").write_bytes(png(5, (67_000, 70)))
+    probe = shard(spec.model_copy(update={"resize": 69}))
+    index = probe.index()
+    found = index[index["path"] == "red/long.png"]
+    assert found[["encoding", "width", "height"]].to_numpy().tolist() == [["png", 66_043, 69]]
