@@ -160,6 +160,13 @@ class Folder:
             return Path(self.path(name)).read_bytes()
         return self._do("reading", name, read_whole)
 
+    def head(self, name: str, size: int) -> bytes:
+        """The first `size` bytes of a file, or all of a shorter one. Raises `FileNotFoundError`."""
+        if self.is_local:
+            with Path(self.path(name)).open("rb") as file:
+                return file.read(size)
+        return self._do("reading", name, lambda fs, path: bytes(fs.cat_file(path, start=0, end=size)))
+
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal digits, in the memory of a part of it. Raises `FileNotFoundError`."""
         sha256 = hashlib.sha256()

@@ -14,6 +14,7 @@ import pandas as pd
 
 from storage.completion import Completion
 from storage.shards import MANIFEST
+from storage.sources.left_out import images_left_out, told
 from tasks import detailing
 from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, right_ranks
@@ -89,6 +90,8 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
+    if images := images_left_out(probe.left_out):
+        found.append(told(images))
     blank = concept_list(spec).num_blank
     if blank:
         found.append(f"{blank} blank lines of the concept list are no concepts.")

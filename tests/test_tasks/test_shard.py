@@ -17,7 +17,7 @@ from storage.completion import Rows
 from storage.errors import IncompleteError, SourceError
 from storage.shards import INDEX_COLUMNS, read_images
 from tasks.images import decode
-from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards
+from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards, probe_at
 from tasks.spec import ShardSpec
 from tests.test_tasks.conftest import Bench, png, shard
 from tests.test_tasks.test_images import gif_that_claims
@@ -265,3 +265,25 @@ def test_an_image_too_long_for_jpeg_is_reduced_without_loss(spec: ShardSpec, ima
     index = probe.index()
     found = index[index["path"] == "red/long.png"]
     assert found[["encoding", "width", "height"]].to_numpy().tolist() == [["png", 66_043, 69]]
+
+
+def test_files_left_out_are_counted_as_they_are_now(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "red" / "without").write_bytes(png(9))
+    probe = shard(spec)
+    assert probe.left_out == probe.folder.read_json("manifest.json")["left_out"] == {".heic (HEIC)": 1}
+    assert (probe.num_images, "red/without" in set(probe.index()["path"])) == (49, True)
+    # One file more that is left out makes no other probe set, and is counted where the folder is listed again.
+    (images / "red" / "note.txt").write_text("a dog")
+    plan = plan_shards(spec)
+    assert plan.folder == probe.folder and plan.missing == ()
+    assert finished_probe(spec).left_out == {".heic (HEIC)": 1, ".txt": 1}
+    assert probe_at(probe.folder).left_out == {".heic (HEIC)": 1}
+
+
+def test_a_probe_set_finished_before_files_were_counted_is_opened(spec: ShardSpec) -> None:
+    probe = shard(spec)
+    manifest = probe.folder.read_json("manifest.json")
+    del manifest["left_out"]
+    probe.folder.write_json("manifest.json", manifest)
+    assert probe_at(probe.folder) == probe and plan_shards(spec).missing == ()
