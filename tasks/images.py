@@ -100,8 +100,8 @@ def refuse_thin(size: tuple[int, int]) -> None:
 
 def file_format(data: bytes) -> str:
     """What decodable bytes are, as a file name ending: `png`, `jpeg` ... (`jpeg` too with further pictures, MPO)."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return {"MPO": "jpeg", "JPEG2000": "jp2"}.get(str(image.format), str(image.format).lower())
+    kind = str(opened(data, FORMATS).format)
+    return {"MPO": "jpeg", "JPEG2000": "jp2"}.get(kind, kind.lower())
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -36,47 +36,42 @@ def in_8_bits(data: bytes) -> Image.Image | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = _loaded(data)
-        if image is None:
-            return None
-        if image.mode == "F":
-            return _of_floats(np.asarray(image), _is_inverted(image))
-        top = _refuse_or_top(image)
-    if top is None:
+        image = _header(data)
+        top = _top(image) if image else None
+        values = _values(image) if image and top else None
+    if image is None or top is None or values is None:
         return None
-    values, inverted = np.asarray(image), _is_inverted(image)
-    return grey(values, lambda some: (top - some if inverted else some) * 255 // top)
+    # What is dark in a PGM of 16 bits, `decode` would take for 8 bits.
+    if image.format == "PPM" and image.mode == "I" and not 0 < values.max() <= 255:
+        return None
+    if image.mode == "F":
+        _refuse_range(values)
+    inverted, scaled = _is_inverted(image), np.rint if image.mode == "F" else np.floor
+    return grey(values, lambda some: scaled((top - some if inverted else some) * 255 / top))
 
 
-def _loaded(data: bytes) -> Image.Image | None:
+def _header(data: bytes) -> Image.Image | None:
     with suppress(Exception):
-        image = opened(data, FORMATS)
-        if min(image.size) and (image.format == "TIFF" or image.mode in ("I", "F")):
-            image.load()
-            return image
+        return opened(data, FORMATS)
     return None
 
 
-def _of_floats(values: npt.NDArray[np.float32], inverted: bool) -> Image.Image:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        number = int(values.size - np.isfinite(values).sum())
-        raise UndecodableError(f"{number:,} of its {values.size:,} values are NaN or infinite")
-    if low < 0 or high > 1:
-        raise UndecodableError(
-            f"its pixels are 32-bit floats from {low:.9g} to {high:.9g}, of which no scale is known: save it in 8 "
-            "bits, or as floats from 0 to 1"
-        )
-    return grey(values, lambda some: np.rint((1 - some if inverted else some) * 255))
+def _values(image: Image.Image) -> npt.NDArray[np.generic] | None:
+    """The values as they are stored, `[H, W]`; None where they are damaged."""
+    with suppress(Exception):
+        values = np.asarray(image)
+        return values if values.size else None
+    return None
 
 
-def _refuse_or_top(image: Image.Image) -> int | None:
+def _top(image: Image.Image) -> int | None:
     """The value of white, or of black where 0 is white; None where `decode` knows it. Raises `UndecodableError`."""
-    if image.format == "PPM":
-        # A dark image would be taken for one of 8 bits. Pillow has brought its values to 16 bits.
-        return 65535 if 0 < np.asarray(image).max() <= 255 else None
+    if image.mode == "F":
+        return 1
+    if image.format != "TIFF":
+        return 65535 if image.mode == "I" else None  # Pillow brings a PGM to 16 bits
     bits, sample_format = _tag(image, BITSPERSAMPLE, 1), _tag(image, SAMPLEFORMAT, 1)
-    if image.mode == "I" or sample_format == SIGNED:
+    if (image.mode == "I" or sample_format == SIGNED) and _values(image) is not None:
         raise UndecodableError(
             f"its pixels are {tiff_type((bits,), sample_format)}, of which no scale is known: save it in 8 bits, or "
             "as unsigned integers of 16 bits"
@@ -84,6 +79,18 @@ def _refuse_or_top(image: Image.Image) -> int | None:
     if bits == 12:
         return 4095
     return 65535 if _is_inverted(image) else None
+
+
+def _refuse_range(floats: npt.NDArray[np.generic]) -> None:
+    low, high = float(floats.min()), float(floats.max())
+    if not np.isfinite([low, high]).all():
+        number = floats.size - int(np.isfinite(floats).sum())
+        raise UndecodableError(f"{number:,} of its {floats.size:,} values are NaN or infinite")
+    if low < 0 or high > 1:
+        raise UndecodableError(
+            f"its pixels are 32-bit floats from {low:.9g} to {high:.9g}, of which no scale is known: save it in 8 "
+            "bits, or as floats from 0 to 1"
+        )
 
 
 def _is_inverted(image: Image.Image) -> bool:

@@ -138,7 +138,10 @@ class ShardPlan:
 
 
 def plan_shards(spec: ShardSpec) -> ShardPlan:
-    """Lists the sources and says which shards are missing. Reads no image. Raises `SourceError`."""
+    """Lists the sources and says which shards are missing. Reads no image, at most how one begins.
+
+    Raises `SourceError`.
+    """
     store = Store.at(spec.store)
     settings = SourceSettings(store.tar_lists(), spec.data_root)
     sources = named([source_at(text, ALL_KINDS, settings) for text in spec.probe])

@@ -1,4 +1,4 @@
-"""Files of a folder without an ending of an image: looked into where they may be images, and counted where left out."""
+"""Files of a folder without an ending of an image: looked into where they may be images, counted where left out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from storage.files import Folder
 from storage.sources.magic import HEAD, image_format, unread_format
 
 _BESIDE = """
-txt md rst html htm xml json jsonl geojson yaml yml toml ini cfg csv tsv parquet feather arrow xls xlsx doc docx pdf log
-py ipynb sh bat js css php url lnk xmp aae db sqlite info nfo tar gz tgz zip 7z rar bz2 xz zst npy npz pt pth pkl pickle
-safetensors onnx h5 hdf5 mat mp4 mov avi mkv webm m4v mp3 wav flac ogg md5 sha256 tfrecord lock
+txt md rst html htm xml json jsonl geojson yaml yml toml ini cfg csv tsv parquet feather arrow xls xlsx doc docx pdf
+log py ipynb sh bat js css php url lnk xmp aae db sqlite info nfo tar gz tgz zip 7z rar bz2 xz zst npy npz pt pth
+pkl pickle safetensors onnx h5 hdf5 mat mp4 mov avi mkv webm m4v mp3 wav flac ogg md5 sha256 tfrecord lock
 part tmp crdownload bak orig old swp
 """
 _UNREAD = """
@@ -75,7 +75,9 @@ def told(left_out: Mapping[str, int]) -> str:
     kinds = sorted(left_out.items(), key=lambda kind: (not _is_image(kind[0]), -kind[1], kind[0]))
     named = ", ".join(f"{name} {number:,}" for name, number in kinds[:NAMED])
     more = f", and {sum(number for _, number in kinds[NAMED:]):,} of other kinds" if len(kinds) > NAMED else ""
-    return f"{sum(left_out.values()):,} other files were left out: {named}{more}.{_way_out(left_out)}"
+    number = sum(left_out.values())
+    files = "1 other file was" if number == 1 else f"{number:,} other files were"
+    return f"{files} left out: {named}{more}.{_way_out(left_out)}"
 
 
 def images_left_out(left_out: Mapping[str, int]) -> dict[str, int]:
@@ -89,8 +91,8 @@ def _way_out(left_out: Iterable[str]) -> str:
         said += " Images of these kinds are not read: convert them to PNG or JPEG."
     if any(UNSEEN in name for name in left_out):
         said += (
-            f" More than {MAX_LOOKED_INTO:,} files of an object store are not looked into: give images an ending such "
-            "as .jpg, or give --probe a .csv list with a column `path`."
+            f" More than {MAX_LOOKED_INTO:,} files of an object store are not looked into: give images an ending "
+            "such as .jpg, or give --probe a .csv list with a column `path`."
         )
     return said
 

@@ -20,7 +20,7 @@ from tasks.images import decode
 from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards, probe_at
 from tasks.spec import ShardSpec
 from tests.test_tasks.conftest import Bench, png, shard
-from tests.test_tasks.test_images import gif_that_claims
+from tests.test_tasks.test_images import compressed_text, gif_that_claims
 
 
 @pytest.fixture
@@ -287,3 +287,11 @@ def test_a_probe_set_finished_before_files_were_counted_is_opened(spec: ShardSpe
     del manifest["left_out"]
     probe.folder.write_json("manifest.json", manifest)
     assert probe_at(probe.folder) == probe and plan_shards(spec).missing == ()
+
+
+def test_an_image_without_ending_and_with_long_text_is_stored_as_what_it_is(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "generated").write_bytes(compressed_text(b"zTXt", b"node " * 400_000))
+    probe = shard(spec)
+    assert probe.num_rejects == 0
+    with tarfile.open(probe.folder.path("shard-000002.tar")) as written:
+        assert "red/generated.png" in written.getnames()
