@@ -23,7 +23,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from storage import disk
 from storage.errors import DamagedError
 from storage.json_text import checked, with_checksum
-from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
+from storage.remote import (
+    create,
+    file_system,
+    open_remote,
+    patiently,
+    put,
+    put_file,
+    read_head,
+    read_whole,
+    temporary_file,
+)
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
 VERSION_FIELDS = ("size", "mtime", "created", "ino", "ETag", "etag", "LastModified", "updated")
@@ -161,11 +171,11 @@ class Folder:
         return self._do("reading", name, read_whole)
 
     def head(self, name: str, size: int) -> bytes:
-        """The first `size` bytes of a file, or all of a shorter one. Raises `FileNotFoundError`."""
+        """The first bytes of a file, which has `size` or more. Raises `FileNotFoundError`."""
         if self.is_local:
             with Path(self.path(name)).open("rb") as file:
                 return file.read(size)
-        return self._do("reading", name, lambda fs, path: bytes(fs.cat_file(path, start=0, end=size)))
+        return self._do("reading", name, lambda fs, path: read_head(fs, path, size))
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal digits, in the memory of a part of it. Raises `FileNotFoundError`."""

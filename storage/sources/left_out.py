@@ -104,14 +104,14 @@ def _is_image(name: str) -> bool:
 def _heads(folder: Folder, sizes: Mapping[str, int]) -> Iterable[bytes]:
     """The first bytes of each file; nothing of one that cannot be read."""
     if folder.is_local:
-        return (_head(folder, path) for path in sizes)
+        return (_head(folder, path, HEAD) for path in sizes)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        return list(pool.map(lambda path: _head(folder, path) if sizes[path] else b"", sizes))
+        return list(pool.map(lambda path: _head(folder, path, min(HEAD, sizes[path])), sizes))
 
 
-def _head(folder: Folder, path: str) -> bytes:
+def _head(folder: Folder, path: str, size: int) -> bytes:
     try:
-        return folder.head(path, HEAD)
+        return folder.head(path, size) if size else b""
     except RemoteError:
         raise
     except OSError:

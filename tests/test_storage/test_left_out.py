@@ -165,7 +165,7 @@ def test_a_link_to_nowhere_without_an_ending_is_counted(disk: Folder) -> None:
     assert listed(disk) == (["a.png"], {"no ending": 1})
 
 
-@pytest.mark.parametrize("size", [0, 3, 32, 100])
+@pytest.mark.parametrize("size", [1, 3, 32, 64])
 def test_the_head_of_a_file_is_its_first_bytes(folder: Folder, size: int) -> None:
     folder.write("a", bytes(range(64)))
     assert folder.head("a", size) == bytes(range(64))[:size]
