@@ -61,9 +61,12 @@ def shard(spec_file: Path | None, **options: Any) -> None:
     spec = build_spec(ShardSpec, spec_file, options)
     with engine(), _runners(spec) as runners:
         from flows.shard_probe import shard_probe
+        from storage.sources.left_out import told
 
         probe = shard_probe.with_options(task_runner=runners.of_cores)(spec)
         say(f"{probe.num_images:,} images, {probe.num_shards:,} shards, {probe.num_rejects:,} files refused.")
+        if probe.left_out:
+            say(told(probe.left_out))
         say(f"Shards and index: {probe.folder.url}")
 
 

@@ -23,7 +23,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from storage import disk
 from storage.errors import DamagedError
 from storage.json_text import checked, with_checksum
-from storage.remote import create, file_system, open_remote, patiently, put, put_file, read_whole, temporary_file
+from storage.remote import (
+    create,
+    file_system,
+    open_remote,
+    patiently,
+    put,
+    put_file,
+    read_head,
+    read_whole,
+    temporary_file,
+)
 from storage.urls import is_local as is_local
 
 #: What file systems tell of a file that changes with it: local ones, then object stores.
@@ -160,6 +170,13 @@ class Folder:
         if self.is_local:
             return Path(self.path(name)).read_bytes()
         return self._do("reading", name, read_whole)
+
+    def head(self, name: str, size: int) -> bytes:
+        """The first bytes of a file, which has `size` or more. Raises `FileNotFoundError`."""
+        if self.is_local:
+            with Path(self.path(name)).open("rb") as file:
+                return file.read(size)
+        return self._do("reading", name, lambda fs, path: read_head(fs, path, size))
 
     def sha256(self, name: str) -> str:
         """SHA-256 of a file, in hexadecimal digits, in the memory of a part of it. Raises `FileNotFoundError`."""

@@ -142,6 +142,14 @@ def read_whole(fs: AbstractFileSystem, path: str) -> bytes:
     return data
 
 
+def read_head(fs: AbstractFileSystem, path: str, size: int) -> bytes:
+    """The first `size` bytes of an object. Raises `FileNotFoundError`, `ShortError`."""
+    data = bytes(fs.cat_file(path, start=0, end=size))
+    if len(data) != size:
+        raise ShortError(f"{size:,} bytes were asked for, and {len(data):,} came")
+    return data
+
+
 def check_stored(sent: int, stored: int) -> None:
     """Raises `ShortError` unless as many bytes are there as were sent."""
     if stored != sent:

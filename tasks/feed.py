@@ -15,13 +15,14 @@ from functools import cache
 from types import TracebackType
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from storage.completion import Rows, steps
 from storage.errors import ShardError
 from storage.shards import read_images
 from tasks.images import UndecodableError, decode
-from tasks.models.errors import ModelError
+from tasks.models.errors import ModelError, first_lines
 from tasks.models.preprocess import Preprocess
 from tasks.shard import ProbeRef
 
@@ -29,6 +30,13 @@ from tasks.shard import ProbeRef
 BATCHES_AHEAD = 2
 #: How long a thread waits before it looks whether it is still wanted.
 SECONDS_BETWEEN_LOOKS = 0.2
+#: Images that a message names at most.
+NAMED = 3
+#: The way out, for an image that a preprocessing does not take: a row of a finished probe set stays a row.
+LEAVE_OUT = (
+    "Let the preprocessing take every image, or leave these out and run again: move them out of the folder, or give "
+    "--probe a .csv list with a column `path` that does not name them."
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,20 @@ class Clock:
             self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
 
+class _FailedError(Exception):
+    """An image that cannot be decoded any more, or that a model's preprocessing does not take."""
+
+    def __init__(self, model: str | None, error: BaseException) -> None:
+        super().__init__(f"{type(error).__name__}: {first_lines(error)}" if model else str(error))
+        #: The model; None where decoding failed.
+        self.model = model
+
+
 class Feed:
     """Inside its `with`, gives batches in the order wanted, while those that follow are read and decoded.
 
     `enough` is that of `decode`. Raises `ShardError` where images are not what the index says, `ModelError` where a
-    preprocessing leaves images of different shapes.
+    preprocessing fails or gives inputs of different shapes; both name the images.
     """
 
     def __init__(
@@ -155,29 +172,74 @@ class Feed:
             try:
                 image = decode(data, self._enough)
             except UndecodableError as error:
-                raise ShardError(
-                    f"An image that could be decoded when it was sharded now cannot: {error}."
-                ) from error
-            return [self._preprocess[model](image) for model in models]
+                raise _FailedError(None, error) from error
+            return [self._preprocessed(model, image) for model in models]
+
+    def _preprocessed(self, model: str, image: Image) -> Tensor:
+        try:
+            found = self._preprocess[model](image)
+            if not isinstance(found, Tensor):
+                raise TypeError(f"it gives a {type(found).__name__}, and a network takes a tensor")
+            return found
+        except Exception as error:  # the user's own code, or what a library says of one image
+            raise _FailedError(model, error) from error
 
     def _collated(self, wanted: Wanted, jobs: Sequence[Future[list[Tensor]]]) -> Batch:
+        failed = {wanted.rows.start + i: error for i, job in enumerate(jobs) if (error := job.exception())}
+        if failed:
+            raise self._in_words(failed, len(jobs))
         images = [job.result() for job in jobs]
         inputs = {}
         for number, model in enumerate(wanted.models):
-            inputs[model] = _stacked([image[number] for image in images])
+            inputs[model] = self._stacked([image[number] for image in images], model, wanted.rows)
             if self._pinned:
                 inputs[model] = inputs[model].pin_memory()  # or the GPU would wait for the copy
         return Batch(wanted.rows, inputs)
 
+    def _in_words(self, failed: Mapping[int, BaseException], num_images: int) -> BaseException:
+        """The error that names the images, by row, that failed as the first of them did."""
+        first = next(iter(failed.values()))
+        if not isinstance(first, _FailedError):
+            return first
+        rows = [
+            row for row, error in failed.items() if isinstance(error, _FailedError) and error.model == first.model
+        ]
+        names = self._names(rows[:NAMED])
+        said = "; ".join(f"{name}: {failed[row]}" for row, name in zip(rows, names, strict=False))
+        more = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        error: Exception
+        if first.model is None:
+            error = ShardError(
+                f"{len(rows)} of {num_images} images could be decoded when they were sharded and now cannot: "
+                f"{said}{more}."
+            )
+        else:
+            error = ModelError(
+                f"{self._called(first.model)} fails on {len(rows)} of the {num_images} images of a batch: "
+                f"{said}{more}. {LEAVE_OUT}"
+            )
+        error.__cause__ = first.__cause__
+        return error
 
-def _stacked(images: list[Tensor]) -> Tensor:
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
+    def _stacked(self, images: list[Tensor], model: str, rows: Rows) -> Tensor:
+        shapes = [tuple(image.shape) for image in images]
+        if len(kinds := set(shapes)) == 1:
+            return torch.stack(images)
+        other = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
+        of, another = self._names([rows.start, rows.start + other])
         raise ModelError(
-            f"The preprocessing gives inputs of {len(shapes)} shapes ({', '.join(map(str, sorted(shapes)[:3]))}), "
-            "and a batch has one. Let it resize or crop, or give images of one size."
+            f"{self._called(model)} gives inputs of {len(kinds)} shapes, and a batch has one: {shapes[0]} of {of}, "
+            f"{shapes[other]} of {another}. Let it resize or crop, or give images of one size."
         )
-    return torch.stack(images)
+
+    def _called(self, model: str) -> str:
+        preprocess = self._preprocess[model]
+        return f"The preprocessing for {model} ({getattr(preprocess, '__name__', type(preprocess).__name__)})"
+
+    def _names(self, rows: Sequence[int]) -> list[str]:
+        """What images are called, by their rows, with their sizes."""
+        found = self._probe.chosen(rows).itertuples()
+        return [f"{image.path} ({image.width} x {image.height} pixels)" for image in found]
 
 
 @cache

@@ -12,6 +12,7 @@ from functools import partial
 from operator import attrgetter
 
 import pandas as pd
+from PIL.Image import Image
 
 from storage.completion import Completion
 from storage.errors import SourceError, UnreadableError
@@ -28,13 +29,29 @@ from storage.shards import (
 )
 from storage.sources.source import CopiedSource, Source, SourceImage
 from storage.tables import write_parquet
-from tasks.images import UndecodableError, as_jpeg, decodable_size, decode, file_format, reduced
+from tasks.images import (
+    MAX_JPEG_SIDE,
+    UndecodableError,
+    as_jpeg,
+    as_png,
+    decodable_size,
+    decode,
+    file_format,
+    reduced,
+    refuse_thin,
+)
+from tasks.number_types import in_8_bits
 from tasks.running import go_on
 
 #: Columns of the index that are known when the whole part is packed, or all parts are.
 LATER = ("row", "shard", "offset")
 #: URLs of a part that are fetched at a time, and images that may be held before they are packed.
 FETCHED_AT_A_TIME, MAX_AHEAD = 8, 16
+#: Why an image is refused whose values are to be scaled, where its bytes stay as they are.
+IN_PLACE = (
+    "its values would be stored anew in 8 bits, and its tar is used in place: unpack the tar and give the folder, or "
+    "save the image in 8 bits"
+)
 #: What a marker and the manifest say of a shard, beside its name.
 FACTS = ("num_images", "num_samples", "num_bytes", "sha256")
 
@@ -80,14 +97,29 @@ class Entries:
     def _stored(self, image: SourceImage, data: bytes) -> tuple[bytes, str, str, tuple[int, int]]:
         """Bytes, file name ending, encoding and size in pixels as the image is stored. Raises `UndecodableError`."""
         ending, encoding = image.ending, self._packing.sources[image.source].encoding
+        scaled = in_8_bits(data)
+        if scaled is not None:
+            if image.offset >= 0:
+                raise UndecodableError(IN_PLACE)
+            # As other bytes, because what is computed of the probe set is named by them.
+            data, ending, encoding = as_png(scaled), "png", "png"
         side = self._packing.resize
         if side is None:
-            return data, ending, encoding, decodable_size(data)
+            size = decodable_size(data)
+            refuse_thin(size)
+            return data, ending, encoding, size
         decoded = decode(data)
+        refuse_thin(decoded.size)
         if min(decoded.size) <= side:
             return data, ending, encoding, decoded.size
-        small = reduced(decoded, side)
-        return as_jpeg(small), "jpg", "jpeg-95", small.size
+        return _reduced(decoded, side)
+
+
+def _reduced(image: Image, side: int) -> tuple[bytes, str, str, tuple[int, int]]:
+    small = reduced(image, side)
+    if max(small.size) > MAX_JPEG_SIDE:
+        return as_png(small), "png", "png", small.size
+    return as_jpeg(small), "jpg", "jpeg-95", small.size
 
 
 def pack(packing: Packing, name: str, images: Sequence[SourceImage]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from storage.identity import digest_of
 from storage.json_text import as_json
 from storage.shards import INDEX_COLUMNS, MANIFEST
 from storage.sources.joined import path_prefix
+from storage.sources.source import Source
 from storage.tables import read_parquet, write_parquet, write_parts
 from tasks.packing import Packing
 
@@ -47,6 +49,7 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
             "digest": digest.finish(),
             "num_images": num_images,
             "num_rejects": len(rejects),
+            "left_out": left_out_of(packing.sources),
             "seconds": seconds,
             "sources": {name: source.text for name, source in packing.sources.items()},
             "selection": dict(zip(("limit", "sample", "sample_seed"), selection, strict=True)),
@@ -55,6 +58,14 @@ def write_index(packing: Packing, names: Sequence[str], selection: Sequence[int 
         },
         files,
     )
+
+
+def left_out_of(sources: Mapping[str, Source]) -> dict[str, int]:
+    """Files of all sources that are no candidates, counted by ending; sources are listed before."""
+    counts: Counter[str] = Counter()
+    for source in sources.values():
+        counts.update(source.left_out)
+    return dict(sorted(counts.items()))
 
 
 def _numbered(folder: Folder, names: Sequence[str]) -> Iterator[pd.DataFrame]:

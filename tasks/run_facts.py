@@ -14,6 +14,7 @@ import pandas as pd
 
 from storage.completion import Completion
 from storage.shards import MANIFEST
+from storage.sources.left_out import images_left_out, told
 from storage.whereabouts import SIMILARITIES, references
 from tasks import detailing
 from tasks.concepts import concept_list, list_digest
@@ -103,6 +104,8 @@ def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
+    if images := images_left_out(probe.left_out):
+        found.append(told(images))
     found += concept_list(spec).notes()
     for layer, facts in done.items():
         if facts["num_activations_ignored"]:

@@ -44,7 +44,11 @@ def runs_table(store: Store, width: int | None = None) -> Table:
 
 def _columns(store: Store, runs: list[Run], differing: Iterable[str]) -> Columns:
     whens = [run.when.removesuffix("+00:00").replace("T", " ") or "-" for run in runs]
-    columns = {WHEN: whens, "out": [run.shown(store) for run in runs], "state": [str(run.state(store)) for run in runs]}
+    columns = {
+        WHEN: whens,
+        "out": [run.shown(store) for run in runs],
+        "state": [str(run.state(store)) for run in runs],
+    }
     columns |= {name: [told(run.spec.get(name)) for run in runs] for name in SHOWN}
     columns |= {name: [f"{run.counts[name]:,}" for run in runs] for name in ("images", "neurons")}
     return columns | {name: [told(run.spec.get(name)) for run in runs] for name in differing}

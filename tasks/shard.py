@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import groupby, islice, pairwise
 from operator import attrgetter
@@ -27,15 +27,16 @@ from storage.sources.joined import joined, named, selected
 from storage.sources.kinds import source_at
 from storage.sources.source import CopiedSource, Source, SourceImage, SourceSettings
 from storage.tables import GROUP_ROWS, read_chosen, read_parquet, read_rows, write_parts
+from tasks import number_types
 from tasks.packing import Packing, pack
-from tasks.probe_index import INDEX, LISTING, REJECTS, write_index
+from tasks.probe_index import INDEX, LISTING, REJECTS, left_out_of, write_index
 from tasks.running import Counter, Waiting
 from tasks.spec import ShardSpec
 from tasks.torchvision_sets import ALL_KINDS
 
 #: Raised by one when the same files would give other shards than before. 2: sources, encodings, tars in place.
 VERSION = 2
-LISTING_COLUMNS = [field.name for field in fields(SourceImage)]
+LISTING_COLUMNS = [column.name for column in fields(SourceImage)]
 #: Files of the listing that a task reads at a time, of parts that begin in one such range.
 FILES_READ = 1 << 17
 
@@ -50,6 +51,9 @@ class ProbeRef:
     num_images: int
     num_rejects: int
     num_shards: int
+    #: Files of the sources that are no candidates, counted by ending, as they are now; of a set opened by its folder,
+    #: as they were when it was finished.
+    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def index(self) -> pd.DataFrame:
         """The index: a row per image, in row order, labelled by it. Of a hundred million images, tens of GB."""
@@ -123,13 +127,21 @@ class ShardPlan:
         return self.packing.folder
 
     @property
+    def finished(self) -> ProbeRef:
+        """The probe set once it is finished."""
+        return replace(probe_at(self.folder), left_out=left_out_of(self.packing.sources))
+
+    @property
     def work(self) -> list[ShardWork]:
         """The missing parts by tasks: a bounded number of these, however many the parts are."""
         return [ShardWork(parts) for parts in in_tasks(self.missing)]
 
 
 def plan_shards(spec: ShardSpec) -> ShardPlan:
-    """Lists the sources and says which shards are missing. Reads no image. Raises `SourceError`."""
+    """Lists the sources and says which shards are missing. Reads no image, at most how one begins.
+
+    Raises `SourceError`.
+    """
     store = Store.at(spec.store)
     settings = SourceSettings(store.tar_lists(), spec.data_root)
     sources = named([source_at(text, ALL_KINDS, settings) for text in spec.probe])
@@ -145,6 +157,7 @@ def plan_shards(spec: ShardSpec) -> ShardPlan:
             "images_per_shard": spec.images_per_shard,
             "selection": list(selection),
             "resize": spec.resize,
+            **listing.number_types,
         }
         packing = Packing(store.probe(digest_of(parameters)), store.leases, sources, spec.resize)
         parts = listing.parts
@@ -178,6 +191,7 @@ class _Listing:
         self._images_per_shard = images_per_shard
         self._starts: list[int] = []
         self._tar: tuple[str, str] | None = None
+        self._may_be_wide = False
         self.sha256, self.num_files = hashlib.sha256(), 0
 
     def tables(self, images: Iterator[SourceImage]) -> Iterator[pd.DataFrame]:
@@ -198,7 +212,13 @@ class _Listing:
         if is_first or (tar is None and self.num_files - self._starts[-1] == self._images_per_shard):
             self._starts.append(self.num_files)
         self._tar = tar
+        self._may_be_wide |= image.ending in number_types.ENDINGS
         self.num_files += 1
+
+    @property
+    def number_types(self) -> dict[str, int]:
+        """What names how values are scaled, where a file may need it: other probe sets keep their names."""
+        return {"number_types": number_types.VERSION} if self._may_be_wide else {}
 
     @property
     def parts(self) -> tuple[ShardPart, ...]:
@@ -234,7 +254,7 @@ def finish_probe(plan: ShardPlan) -> ProbeRef:
         with plan.packing.leases.held(f"{plan.folder.name}-index", Waiting()):
             if not plan.folder.exists(MANIFEST):  # another run's
                 write_index(plan.packing, [f"{number:06d}" for number in range(plan.num_parts)], plan.selection)
-    return probe_at(plan.folder)
+    return plan.finished
 
 
 def finished_probe(spec: ShardSpec) -> ProbeRef:
@@ -245,7 +265,7 @@ def finished_probe(spec: ShardSpec) -> ProbeRef:
             f"{len(plan.missing)} of {plan.num_parts} shards of {spec.sources} are missing. "
             "Run `clip-dissect shard` with the same options first, or `clip-dissect run`."
         )
-    return probe_at(plan.folder)
+    return plan.finished
 
 
 def probe_at(folder: Folder) -> ProbeRef:
@@ -253,7 +273,9 @@ def probe_at(folder: Folder) -> ProbeRef:
     manifest = folder.read_json(MANIFEST)
     try:
         digest, shards = str(manifest["digest"]), len(manifest["shards"])
-        return ProbeRef(folder, digest, int(manifest["num_images"]), int(manifest["num_rejects"]), shards)
+        num_images, num_rejects = int(manifest["num_images"]), int(manifest["num_rejects"])
+        left_out = {str(name): int(number) for name, number in dict(manifest.get("left_out", {})).items()}
+        return ProbeRef(folder, digest, num_images, num_rejects, shards, left_out)
     except (LookupError, TypeError, ValueError) as error:
         raise DamagedError(
             f"{folder.path(MANIFEST)} does not say what a probe set is ({error!r}). Remove the folder {folder.url} "

@@ -5,48 +5,81 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from storage.errors import SourceError
-from storage.files import Folder, is_local
+from storage.files import Folder
+from storage.sources.left_out import HIDDEN, ending_of, images_among, may_be_image, told
 from storage.sources.reading import read_file
 from storage.sources.source import IMAGE_ENDINGS, CopiedSource, SourceImage, image_ending, version_of
 
 
 @dataclass(frozen=True)
 class ImageFolder(CopiedSource):
-    """All image files below a folder, sorted by path, hidden ones left out; a class folder's name is the label."""
+    """All image files below a folder, sorted by path, hidden ones left out; a class folder's name is the label.
+
+    A file is an image by its ending, or by its first bytes where its ending is that of nothing else.
+    """
 
     text: str
+    _left_out: Counter[str] = field(default_factory=Counter, init=False, compare=False, repr=False)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """See `Source`."""
+        return dict(self._left_out)
 
     def images(self) -> Iterator[SourceImage]:
         """Raises `SourceError` where the folder holds no image file."""
         folder = Folder.at(self.text)
-        url = folder.url
-        files = _local_files(url) if is_local(url) else folder.files_below()
-        found = False
-        for path in sorted(files):
-            if any(part.startswith(".") for part in path.split("/")) or not image_ending(path):
-                continue
+        files = _local_files(folder.url) if folder.is_local else folder.files_below()
+        found = self._chosen(folder, files)
+        if not found:
+            raise self._no_image(folder, files)
+        for path in found:
             if not path.isprintable() and "\\udc" in ascii(path):
                 raise SourceError(
                     f"The name of {folder.path(path)!a} is not UTF-8. Rename it, for instance with `convmv`."
                 )
-            found, info = True, files[path]
-            size = int(info.get("size") or 0)
-            yield SourceImage(path, folder.path(path), size, version_of(info), label=posixpath.dirname(path))
-        if not found:
-            tars = sum(path.endswith(".tar") for path in files)
-            hint = f" For its {tars} tar files give --probe '{self.text}/*.tar'." if tars else ""
-            endings = ", ".join(sorted(IMAGE_ENDINGS))
-            raise SourceError(f"{url} holds {len(files)} files and no image (by ending: {endings}).{hint}")
+            size, version = _size(files[path]), version_of(files[path])
+            yield SourceImage(path, folder.path(path), size, version, label=posixpath.dirname(path))
+
+    def _chosen(self, folder: Folder, files: Mapping[str, dict[str, Any]]) -> list[str]:
+        """Paths of the images, sorted; the other files are counted."""
+        self._left_out.clear()
+        found: list[str] = []
+        unknown: dict[str, int] = {}
+        for path in sorted(files):
+            if any(part.startswith(".") for part in path.split("/")):
+                self._left_out[HIDDEN] += 1
+            elif image_ending(path):
+                found.append(path)
+            elif may_be_image(path):
+                unknown[path] = _size(files[path])
+            else:
+                self._left_out[ending_of(path)] += 1
+        return sorted(found + images_among(folder, unknown, self._left_out))
+
+    def _no_image(self, folder: Folder, files: Mapping[str, object]) -> SourceError:
+        tars = sum(path.endswith(".tar") for path in files)
+        hint = f" For its {tars} tar files give --probe '{self.text}/*.tar'." if tars else ""
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        counts = f" {told(self._left_out)}" if self._left_out else ""
+        return SourceError(
+            f"{folder.url} holds {len(files)} files and no image (by ending: {endings}; or by content).{counts}{hint}"
+        )
 
     def read(self, url: str) -> bytes:
         """The file as it is."""
         return read_file(url)
+
+
+def _size(info: Mapping[str, Any]) -> int:
+    return int(info.get("size") or 0)
 
 
 def _local_files(root: str) -> dict[str, dict[str, Any]]:

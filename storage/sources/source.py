@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,11 @@ class Source(ABC):
     @abstractmethod
     def images(self) -> Iterator[SourceImage]:
         """All its images in their order; lazy where that saves work. Raises `SourceError`."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Files that are no candidates, counted by ending, as far as `images` has been listed."""
+        return {}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What else it knows, by file name; a column `path` says of which image."""

@@ -43,6 +43,12 @@ from tests.test_storage.test_files import (  # noqa: F401
     test_readers_of_one_file_do_not_share_a_position,
     test_what_is_written_is_read_and_listed_sorted,
 )
+from tests.test_storage.test_left_out import (  # noqa: F401
+    image_of,
+    test_other_files_are_counted_by_ending,
+    test_so_many_files_of_an_object_store_are_looked_into_and_no_more,
+    test_the_head_of_a_file_is_its_first_bytes,
+)
 
 #: Faults of a single answer that the one after it mends.
 PASSING_READS = ["503", "500", "cut", "short"]
@@ -99,6 +105,16 @@ def test_zarr_sees_what_another_process_writes(s3: ObjectStore, folder: Folder) 
     )
     subprocess.run([sys.executable, "-c", program], cwd=REPO, check=True)
     assert arrays.shape(arrays.open_group(url, {"of": 1}), "x") == (4, 2)
+
+
+@pytest.mark.parametrize("how", PASSING_READS)
+def test_an_image_without_ending_is_found_whatever_the_first_answer_is(
+    how: str, s3: ObjectStore, folder: Folder
+) -> None:
+    folder.write("a.png", b"")
+    folder.write("without", image_of("PNG"))
+    s3.fails(Fault(how, "GET", "/without"))
+    assert [image.path for image in ImageFolder(folder.url).images()] == ["a.png", "without"]
 
 
 @pytest.mark.parametrize("how", PASSING_READS)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from storage.completion import Rows
 from storage.errors import ShardError
+from storage.shards import read_images
 from tasks import feed
 from tasks.feed import BATCHES_AHEAD, Batch, Clock, Feed, Wanted
 from tasks.images import decode
@@ -82,23 +83,87 @@ def test_an_image_that_is_none_any_more_is_told_to_who_takes_the_batches(
 
     monkeypatch.setattr(feed, "decode", torn)
     with (
-        pytest.raises(ShardError, match=r"decoded when it was sharded now cannot: it is torn"),
+        pytest.raises(
+            ShardError,
+            match=r"8 of 8 images could .* now cannot: blue/00\.jpg \(24 x 20 pixels\): it is torn; .*5 more",
+        ),
         fed(bench, [Wanted(Rows(0, 48), ("first",))], 8) as batches,
     ):
         list(batches)
 
 
-def test_images_of_different_shapes_make_no_batch(bench: Bench) -> None:
-    shapes = iter(range(3, 100))
-
+def test_images_of_different_shapes_make_no_batch_and_two_are_named(bench: Bench) -> None:
     def uneven(image: Image) -> Tensor:
-        return torch.zeros(3, next(shapes), 4)
+        return torch.zeros(3, 4 + (to_tensor(image)[0].mean() > 0.4).item(), 4)
 
+    words = r"for first \(uneven\) gives inputs of 2 shapes.*: \(3, 4, 4\) of blue/00\.jpg .*, \(3, 5, 4\) of grey/00"
     with (
-        pytest.raises(ModelError, match=r"inputs of 8 shapes .*Let it resize or crop"),
-        fed(bench, [Wanted(Rows(0, 48), ("first",))], 8, {"first": uneven}) as batches,
+        pytest.raises(ModelError, match=words + r".*Let it resize or crop"),
+        fed(bench, [Wanted(Rows(0, 48), ("first",))], 48, {"first": uneven}) as batches,
     ):
         list(batches)
+
+
+def told_of(bench: Bench, fails: Preprocess, size: int, models: tuple[str, ...] = ("second",)) -> str:
+    preprocess = {"first": to_tensor, "second": fails}
+    with (
+        pytest.raises(ModelError) as caught,
+        fed(bench, [Wanted(Rows(0, 48), models)], size, preprocess) as batches,
+    ):
+        list(batches)
+    return str(caught.value)
+
+
+class OnSome:
+    """A preprocessing that fails on the images at some places in the order in which they are decoded here."""
+
+    def __init__(self, error: Exception, pixels: set[bytes]) -> None:
+        self.error, self.pixels = error, pixels
+
+    def __call__(self, image: Image) -> Tensor:
+        if image.tobytes() in self.pixels:
+            raise self.error
+        return to_tensor(image)
+
+
+def pixels_of(bench: Bench, rows: list[int]) -> set[bytes]:
+    probe = shard(bench.spec())
+    return {decode(data).tobytes() for _, data in read_images(probe.folder, probe.chosen(rows))}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("the crop is wider than the picture"), "ValueError: the crop is wider than the picture"),
+        (MemoryError(), "MemoryError: MemoryError"),
+        (KeyError("size"), "KeyError: 'size'"),
+        (StopIteration(), "StopIteration: StopIteration"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("models", [("second",), BOTH])
+def test_an_image_that_cannot_be_preprocessed_is_named(
+    bench: Bench, error: Exception, words: str, models: tuple[str, ...]
+) -> None:
+    path = shard(bench.spec()).index()["path"][30]
+    said = told_of(bench, OnSome(error, pixels_of(bench, [30])), 16, models)
+    assert said.startswith(
+        "The preprocessing for second (OnSome) fails on 1 of the 16 images of a batch: "
+        f"{path} (24 x 20 pixels): {words}."
+    )
+    assert "--probe a .csv list with a column `path`" in said
+
+
+def test_all_images_of_a_batch_that_cannot_be_preprocessed_are_counted(bench: Bench) -> None:
+    said = told_of(bench, OnSome(ValueError("no"), pixels_of(bench, [17, 20, 21, 25, 30, 40])), 16)
+    paths = shard(bench.spec()).index()["path"]
+    assert "fails on 5 of the 16 images of a batch" in said and said.count("ValueError: no") == 3
+    assert all(paths[row] in said for row in (17, 20, 21)) and "; and 2 more." in said
+
+
+def test_a_preprocessing_that_gives_no_tensor_is_told_so(bench: Bench) -> None:
+    said = told_of(bench, lambda image: [1, 2], 16)  # type: ignore[arg-type, return-value]
+    assert "fails on 16 of the 16 images" in said and "it gives a list, and a network takes a tensor" in said
 
 
 def test_the_clock_says_what_time_went_into(bench: Bench) -> None:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.images import MAX_PIXELS, UndecodableError, decodable_size, decode
+from tasks.images import MAX_ASPECT, MAX_PIXELS, UndecodableError, decodable_size, decode, refuse_thin
+from tasks.png_chunks import without_metadata
 
 rng = np.random.default_rng(0)
 NOISE = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -356,8 +357,91 @@ def compressed_text(kind: bytes, content: bytes) -> bytes:
     return data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
 
 
+#: As much as a megabyte of PNG may hold; to unpack it takes gigabytes.
+LONG = bytes(1 << 25)
+
+
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_text_beside_the_pixels_is_not_unpacked_without_end(kind: bytes) -> None:
-    assert decodable_size(compressed_text(kind, b"short")) == (8, 8)
-    with pytest.raises(UndecodableError, match="too large"):
-        decodable_size(compressed_text(kind, bytes(1 << 25)))
+@pytest.mark.parametrize("content", [b"short", b"node " * 400_000, LONG], ids=["short", "workflow", "bomb"])
+def test_text_beside_the_pixels_is_no_damage_and_is_not_unpacked(
+    kind: bytes, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(*data: bytes) -> bytes:
+        raise AssertionError("text was unpacked")
+
+    data = compressed_text(kind, content)
+    monkeypatch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", unpack)
+    assert decodable_size(data) == decode(data).size == (8, 8)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf"])
+@pytest.mark.parametrize("number", [1, 3, 200])
+def test_metadata_before_and_after_the_pixels_leaves_them_as_they_are(kind: bytes, number: int) -> None:
+    data = saved(Image.fromarray(NOISE), "PNG")
+    many = chunk(kind, rng.bytes(1 << 14)) * number
+    assert np.array_equal(pixels(data[:33] + many + data[33:-12] + many + data[-12:]), NOISE)
+    assert without_metadata(data[:33] + many + data[33:-12] + many + data[-12:]) == data
+
+
+@pytest.mark.parametrize("place", [8, 40, 45, 60, -20])
+def test_damage_to_a_png_with_long_text_is_still_damage(place: int) -> None:
+    data = bytearray(compressed_text(b"zTXt", rng.bytes(1 << 12)))
+    data[place] ^= 0x40
+    with pytest.raises(UndecodableError, match=r"\w+"):
+        decode(bytes(data))
+    with pytest.raises(UndecodableError, match=r"\w+"):
+        decode(compressed_text(b"zTXt", rng.bytes(1 << 12))[: -40 - 8 + place % 8])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "PNG", "AVIF"])
+def test_long_metadata_of_other_formats_is_no_damage(kind: str) -> None:
+    image, options = Image.fromarray(RAMP), {}
+    if kind in ("JPEG", "WEBP"):
+        options = {"xmp": b"<x:xmpmeta>" + b"x" * 60_000, "icc_profile": rng.bytes(3 << 20)}
+    elif kind == "TIFF":
+        options = {"tiffinfo": {270: "text " * 600_000, 34377: rng.bytes(3 << 20)}}
+    elif kind == "PNG":
+        options = {"icc_profile": rng.bytes(3 << 20), "exif": b"Exif\0\0" + rng.bytes(3 << 20)}
+    else:
+        options = {"icc_profile": rng.bytes(3 << 20)}
+    data = saved(image, kind, **options)
+    assert len(data) > 1 << 21 or kind == "WEBP"
+    assert decodable_size(data) == decode(data).size == (30, 20)
+
+
+@pytest.mark.parametrize("size", [(1, 9_000), (60_000, 1), (2, 2_049), (70_000, 68)])
+def test_a_strip_that_would_take_gigabytes_when_enlarged_is_refused_with_both_numbers(size: tuple[int, int]) -> None:
+    times = f"{max(size) / min(size):,.0f}"
+    with pytest.raises(
+        UndecodableError, match=f"{size[0]:,} x {size[1]:,} pixels.*1,024 times.*this is {times} times"
+    ):
+        refuse_thin(size)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1024), (2_048, 2), (16_384, 16), (300, 60_000), (16_384, 16_384)])
+def test_a_long_panorama_is_not_refused(size: tuple[int, int]) -> None:
+    refuse_thin(size)
+
+
+def test_an_image_that_is_admitted_stays_within_the_bound_when_its_shorter_side_is_512() -> None:
+    assert 512 * 512 * MAX_ASPECT <= MAX_PIXELS
+
+
+def test_wide_values_are_scaled_some_rows_at_a_time_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = rng.integers(0, 65536, (41, 30), dtype=np.uint16)
+    data = saved(Image.fromarray(values), "PNG")
+    whole = pixels(data)
+    monkeypatch.setattr("tasks.images.VALUES_AT_A_TIME", 100)
+    assert np.array_equal(pixels(data), whole) and np.array_equal(whole[..., 0], values // 257)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(b"\0\0\0\x18ftypheic" + bytes(50), "HEIC"), (b"\xff\x0a" + bytes(50), "JPEG XL")]
+)
+def test_an_image_of_a_format_that_is_not_read_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(UndecodableError, match=f"^{name} is not read: convert it to PNG or JPEG"):
+        decode(data)

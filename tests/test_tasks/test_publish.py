@@ -160,6 +160,14 @@ def test_refused_files_are_listed_with_reasons_and_noted(bench: Bench, out: Path
     assert any("1 files were refused" in note for note in run["notes"])
 
 
+def test_images_left_out_are_noted_and_other_files_are_not(bench: Bench, out: Path) -> None:
+    (bench.images / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (bench.images / "notes.txt").write_text("a dog")
+    _, run = published(bench.spec(out=str(out)))
+    (note,) = (note for note in run["notes"] if "left out" in note)
+    assert note.startswith("1 other file was left out: .heic (HEIC) 1.") and "convert them to PNG or JPEG" in note
+
+
 def test_a_file_that_is_refused_since_is_published(bench: Bench, out: Path) -> None:
     # The images are the same, so nothing else changes.
     spec = bench.spec(out=str(out), images_per_shard=1000)

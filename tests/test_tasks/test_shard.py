@@ -17,10 +17,10 @@ from storage.completion import Rows
 from storage.errors import IncompleteError, SourceError
 from storage.shards import INDEX_COLUMNS, read_images
 from tasks.images import decode
-from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards
+from tasks.shard import ShardWork, finish_probe, finished_probe, make_shards, plan_shards, probe_at
 from tasks.spec import ShardSpec
 from tests.test_tasks.conftest import Bench, png, shard
-from tests.test_tasks.test_images import gif_that_claims
+from tests.test_tasks.test_images import compressed_text, gif_that_claims
 
 
 @pytest.fixture
@@ -247,3 +247,51 @@ def test_duplicate_stems_are_all_kept(bench: Bench, images: Path) -> None:
     probe = shard(bench.spec())
     assert probe.num_images == 52
     assert probe.index()["key"].is_unique
+
+
+def test_a_strip_is_refused_and_the_rest_goes_on(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "spacer.png").write_bytes(png(5, (1, 9_000)))
+    (images / "red" / "panorama.png").write_bytes(png(5, (900, 3)))
+    for resize in (None, 2):
+        probe = shard(spec.model_copy(update={"resize": resize}))
+        (reject,) = probe.rejects().itertuples()
+        assert reject.path == "red/spacer.png" and "589,824,000 once its shorter side" in str(reject.reason)
+        assert probe.num_images == 49
+
+
+def test_an_image_too_long_for_jpeg_is_reduced_without_loss(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "long.png").write_bytes(png(5, (67_000, 70)))
+    probe = shard(spec.model_copy(update={"resize": 69}))
+    index = probe.index()
+    found = index[index["path"] == "red/long.png"]
+    assert found[["encoding", "width", "height"]].to_numpy().tolist() == [["png", 66_043, 69]]
+
+
+def test_files_left_out_are_counted_as_they_are_now(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "red" / "without").write_bytes(png(9))
+    probe = shard(spec)
+    assert probe.left_out == probe.folder.read_json("manifest.json")["left_out"] == {".heic (HEIC)": 1}
+    assert (probe.num_images, "red/without" in set(probe.index()["path"])) == (49, True)
+    # One file more that is left out makes no other probe set, and is counted where the folder is listed again.
+    (images / "red" / "note.txt").write_text("a dog")
+    plan = plan_shards(spec)
+    assert plan.folder == probe.folder and plan.missing == ()
+    assert finished_probe(spec).left_out == {".heic (HEIC)": 1, ".txt": 1}
+    assert probe_at(probe.folder).left_out == {".heic (HEIC)": 1}
+
+
+def test_a_probe_set_finished_before_files_were_counted_is_opened(spec: ShardSpec) -> None:
+    probe = shard(spec)
+    manifest = probe.folder.read_json("manifest.json")
+    del manifest["left_out"]
+    probe.folder.write_json("manifest.json", manifest)
+    assert probe_at(probe.folder) == probe and plan_shards(spec).missing == ()
+
+
+def test_an_image_without_ending_and_with_long_text_is_stored_as_what_it_is(spec: ShardSpec, images: Path) -> None:
+    (images / "red" / "generated").write_bytes(compressed_text(b"zTXt", b"node " * 400_000))
+    probe = shard(spec)
+    assert probe.num_rejects == 0
+    with tarfile.open(probe.folder.path("shard-000002.tar")) as written:
+        assert "red/generated.png" in written.getnames()
