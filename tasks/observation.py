@@ -203,6 +203,16 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
 
 
+def model_notes(plan: ObservationPlan) -> list[str]:
+    """What was chosen of the models' files without being asked, and converted. The models are loaded."""
+    notes: list[str] = []
+    if plan.record:
+        notes += load_target(*plan.record.network).notes
+    if plan.embed and plan.embed.clip and plan.embeds_by_clip:
+        notes += load_clip(plan.embed.clip, plan.embed.clip_checkpoint).notes
+    return notes
+
+
 def groups_embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
     """Names of the shard groups that have embeddings. Makes their array."""
     arrays.create_rows(
@@ -267,7 +277,7 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
 
     Layers are no part of the identity, so that more can be added.
     """
-    target, traced = load_target(spec.target, spec.checkpoint), traced_layers(spec)
+    target, traced = load_target(*spec.network), traced_layers(spec)
     layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
     num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
     recordings: dict[SummaryName, ActivationsRef] = {}
@@ -294,7 +304,7 @@ def activations_of(probe: ProbeRef, spec: LabelSpec) -> ActivationsRef:
 
 def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
     """The layers of a spec, each recordable, in the order asked for. Raises `LayerError`, `UnknownNameError`."""
-    target = load_target(spec.target, spec.checkpoint)
+    target = load_target(*spec.network)
     layers: Iterable[str] = resolve(target.model, spec.layers)
     with held_device("cpu"):
         traced = trace(target.model, image_shape(target.preprocess))

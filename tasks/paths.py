@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.parameters import target_file
+
 #: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
 PATHS = (
     *("probe", "store", "out", "publish", "checkpoint", "clip_checkpoint"),
@@ -27,4 +29,7 @@ def seen_from(folder: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return str(path) if name in PATHS or (path.suffix and path.is_file()) else value
 
     names = PATHS + PATHS_OR_NAMES
-    return {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+    found = {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+    if isinstance(target := found.get("target"), str) and (file := target_file(target)):
+        found["target"] = f"{folder / Path(file[0]).expanduser()}:{file[1]}"
+    return found

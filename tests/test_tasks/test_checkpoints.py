@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tasks.models.checkpoints import digest_of_weights, load_into, read_checkpoint
+from tasks.models.checkpoints import load_into, read_checkpoint
+from tasks.models.choosing import Checkpoint
 from tasks.models.errors import CheckpointError
+from tasks.models.weights_digest import digest_of_weights
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -34,7 +36,7 @@ def write(path: Path, content: Any) -> str:
 
 def loaded(path: str) -> nn.Module:
     model = network(seed=1)
-    load_into(model, read_checkpoint(path), path)
+    load_into(model, read_checkpoint(path))
     return model
 
 
@@ -123,7 +125,7 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     model = network()
     before = digest_of_weights(model)
     with pytest.raises(CheckpointError):
-        load_into(model, {"0.weight": torch.zeros(4, 3, 3, 3)}, "x")
+        load_into(model, Checkpoint("x", {"0.weight": torch.zeros(4, 3, 3, 3)}))
     assert digest_of_weights(model) == before
 
 
