@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ COUNTERS = {"n_averaged", "num_updates", "updates", "decay", "initted", "step"}
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 #: Facts that OpenAI's CLIP files hold beside the weights, and that tell these files from others.
 OPENAI_FACTS = {"input_resolution", "context_length", "vocab_size"}
+#: What usual wrappers put before every name: DataParallel and averages, Lightning.
+USUAL_PREFIXES = ("module.", "model.")
 #: State of a module that may be no tensor.
 EXTRA_STATE = "_extra_state"
 #: Names of torchvision's DenseNets in the files that it publishes; its own loader joins the parts.
@@ -159,21 +161,17 @@ class Checkpoint:
         elif key and self.key is None and (match.candidate.is_averaged or match.candidate.key[-1] not in WEIGHT_KEYS):
             notes.append(f"The weights are those of {self.path} under {key}.")
         if match.left_out:
+            few = len(match.left_out) <= SHOWN
+            left_out = _some(match.left_out) if few else _counted(_beginnings(match.left_out))
             counts = f"{len(match.left_out)} of {len(match.candidate.weights)} entries"
-            notes.append(f"Left out of {self.path} ({counts}): {_some(match.left_out)}.")
+            notes.append(f"Left out of {self.path} ({counts}): {left_out}.")
         where = [f"under {key}"] * bool(key) + [f"without the prefix {match.removed}"] * bool(match.removed)
         name = f"{self.path} ({', '.join(where)})" if where else self.path
         return Chosen(match.weights, name, tuple(notes), self.prefix is not None)
 
     def _no_prefix(self) -> str:
-        firsts: Counter[str] = Counter()
-        for candidate in self.candidates():
-            names, removed = {name: name for name in candidate.weights}, ""
-            while common := _common_part(names):
-                names, removed = _without(names, common), removed + common
-            firsts.update(f"{removed}{name.partition('.')[0]}." for name in names)
-        shown = ", ".join(f"{first} ({count})" for first, count in firsts.most_common(SHOWN))
-        return f"No name in {self.path} begins with {self.prefix}. Beginnings of names: {shown}."
+        firsts: Counter[str] = sum((_beginnings(found.weights) for found in self.candidates()), Counter())
+        return f"No name in {self.path} begins with {self.prefix!r}. Beginnings of names: {_counted(firsts)}."
 
 
 def _descend(content: Any, key: str) -> tuple[tuple[str, ...], Any] | None:
@@ -251,9 +249,17 @@ def _unwrapped(names: Names, wanted: Set[str]) -> tuple[Names, str]:
     while not any(name in wanted for name in stripped):
         common = _common_part(stripped)
         if not common:
-            return names, ""
+            return _without_usual(names, wanted)
         stripped, removed = _without(stripped, common), removed + common
     return stripped, removed
+
+
+def _without_usual(names: Names, wanted: Set[str]) -> tuple[Names, str]:
+    """The same by the usual prefixes alone, of names that a network of today may only know from older files."""
+    removed = ""
+    while (common := _common_part(names)) in USUAL_PREFIXES and not any(name.startswith(common) for name in wanted):
+        names, removed = _without(names, common), removed + common
+    return names, removed
 
 
 def _plain(name: str) -> str:
@@ -267,6 +273,19 @@ def _common_part(names: Names) -> str:
     firsts = {name.partition(".")[0] if "." in name else "" for name in names if name not in COUNTERS}
     first = firsts.pop() if len(firsts) == 1 else ""
     return f"{first}." if first else ""
+
+
+def _beginnings(weights: Iterable[str]) -> Counter[str]:
+    """How many names begin alike, as far as the first part that not all of them have."""
+    names, removed = {name: name for name in weights}, ""
+    while common := _common_part(names):
+        names, removed = _without(names, common), removed + common
+    return Counter(f"{removed}{first}{dot}" for first, dot, _ in (name.partition(".") for name in names))
+
+
+def _counted(firsts: Counter[str]) -> str:
+    shown = ", ".join(f"{first} ({count})" for first, count in firsts.most_common(SHOWN))
+    return shown + (" …" if len(firsts) > SHOWN else "")
 
 
 def _without(names: Names, prefix: str) -> Names:

@@ -154,7 +154,7 @@ def told(command: str, path: str) -> str:
 
 def refusal(path: str, error: BaseException) -> str:
     """Why a pickle is refused: the types that it would build, and the way out."""
-    kinds = _unsafe_types(path) or _GLOBAL.findall(first_lines(error))[:1]
+    kinds = _unsafe_types(path) or _GLOBAL.findall(str(error))[:1]
     wants = (
         f"it would build {', '.join(kinds[:SHOWN])}{' …' if len(kinds) > SHOWN else ''}"
         if kinds
