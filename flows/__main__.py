@@ -117,9 +117,18 @@ def label(spec_file: Path | None, **options: Any) -> None:
 @cli.command()
 @click.argument("target")
 @click.option("--checkpoint", help="Weights file of the network.")
+@click.option("--checkpoint-key", metavar="KEY", help="Key under which the file holds the weights.")
+@click.option("--checkpoint-prefix", metavar="PREFIX", help="Take only weights whose names begin so, without it.")
 @click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or **.fc1.")
 @click.pass_context
-def layers(context: click.Context, target: str, checkpoint: str | None, match: str) -> None:
+def layers(
+    context: click.Context,
+    target: str,
+    checkpoint: str | None,
+    checkpoint_key: str | None,
+    checkpoint_prefix: str | None,
+    match: str,
+) -> None:
     """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
     with told_in_words(context):
         from tasks.dissection.layers import resolve, trace
@@ -127,7 +136,9 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
         from tasks.models.targets import load_target
         from tasks.show import layers_table
 
-        loaded = load_target(target, checkpoint)
+        loaded = load_target(target, checkpoint, checkpoint_key, checkpoint_prefix)
+        for note in loaded.notes:
+            say(f"Note: {note}")
         traced = trace(loaded.model, image_shape(loaded.preprocess))
         asked = traced if match == "**" else resolve(loaded.model, match.split(","), traced)
         names = dict.fromkeys(one for name in asked for one in (name, *traced[name].items))

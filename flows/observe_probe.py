@@ -9,7 +9,7 @@ from flows.engine.gpus import gpus
 from flows.engine.names import observation_name
 from flows.engine.progress import follow, note, slug
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
-from tasks.observation import ObservationPlan, plan_observation
+from tasks.observation import ObservationPlan, model_notes, plan_observation
 from tasks.observe import observe
 from tasks.passes import Pass, described
 from tasks.shard import ProbeRef, finished_probe
@@ -38,6 +38,8 @@ def observe_probe(
             work = [(embed_concepts.submit(concepts, embed, len(texts)), len(texts))] if texts else []
             follow("embed concepts", work, total=num_concepts(embed), unit="concepts")
     plan = plan_observation(probe, embed, record)
+    for text in model_notes(plan):
+        note(text)
     if plan.missing:
         note(space_needed(plan))
     stage = "embed and record" if embed and record else "embed" if embed else "record"

@@ -37,7 +37,7 @@ from tasks.labelling import LabelPlan, plan_labels_of
 from tasks.models.clip import PlacedClip, load_clip
 from tasks.models.devices import Placement
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
-from tasks.parameters import names_function
+from tasks.parameters import names_function, same_target
 from tasks.paths import seen_from
 from tasks.published import LABELS, read_run, read_table
 from tasks.shard import ProbeRef, probe_at
@@ -176,7 +176,7 @@ class FinishedRun:
         `StudyError` where it is such code and was not typed; `what_for` is the option or study that would run it.
         """
         target = self.spec.target
-        if names_function(target) and typed != target:
+        if names_function(target) and not same_target(typed, target):
             raise StudyError(
                 f"The run's network is code of somebody's own, {target}, which {what_for} would run: type --target "
                 f"{target} to have it run."

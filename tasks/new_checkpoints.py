@@ -71,10 +71,16 @@ def plan_checkpoints(spec: DissectSpec, checkpoints: str) -> list[Checkpoint]:
         own = spec.model_copy(update={"checkpoint": url, "out": Folder.at(spec.out).path(safe(stem))})
         folder, name = split(url)
         version = folder.version(name)
-        digest = digest_of({"spec": own.model_dump(mode="json"), "file": version, "inputs": inputs})
+        digest = digest_of({"spec": _asked(own), "file": version, "inputs": inputs})
         is_done = digest in done and Folder.at(str(own.out)).exists(RUN)
         planned.append(Checkpoint(url, own, markers, digest, version, is_done))
     return planned
+
+
+def _asked(spec: DissectSpec) -> dict[str, Any]:
+    """The parameters that name a run; options that came later count where they are given."""
+    later = {name for name in ("checkpoint_key", "checkpoint_prefix") if getattr(spec, name) is None}
+    return spec.model_dump(mode="json", exclude=later)
 
 
 def forget_networks() -> None:

@@ -208,6 +208,16 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
 
 
+def model_notes(plan: ObservationPlan) -> list[str]:
+    """What was chosen of the models' files without being asked, and converted. The models are loaded."""
+    notes: list[str] = []
+    if plan.record:
+        notes += load_target(*plan.record.network).notes
+    if plan.embed and plan.embed.clip and plan.embeds_by_clip:
+        notes += load_clip(plan.embed.clip, plan.embed.clip_checkpoint).notes
+    return notes
+
+
 def groups_embedded(probe: ProbeRef, of: EmbeddingsRef) -> frozenset[str]:
     """Names of the shard groups that have embeddings. Makes their array."""
     arrays.create_rows(
@@ -273,7 +283,7 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
 
     Layers are no part of the identity, so that more can be added.
     """
-    target, (traced, names) = load_target(spec.target, spec.checkpoint), _trace(spec)
+    target, (traced, names) = load_target(*spec.network), _trace(spec)
     layouts = {name: layout for name in names if (layout := traced[name].layout)}
     num_neurons = {name: traced[name].num_neurons or 0 for name in names}
     notes = tuple(choices(traced, names))
@@ -308,7 +318,7 @@ def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
 
 def _trace(spec: RecordSpec) -> tuple[dict[str, TracedLayer], tuple[str, ...]]:
     """All layers of a network, and the names of those that a spec asks for."""
-    target = load_target(spec.target, spec.checkpoint)
+    target = load_target(*spec.network)
     with held_device("cpu"):
         traced = trace(target.model, image_shape(target.preprocess))
     layers: Iterable[str] = resolve(target.model, spec.layers, traced)

@@ -73,8 +73,7 @@ class Recorder:
         self._spec, self._of = plan.record, plan.activations
         # Of the network, recordings of one plan say the same.
         planned = next(iter(self._of.values())).identity
-        named = plan.record.target, plan.record.checkpoint
-        self._target: Target = _as_planned(load_target, named, planned, "network")
+        self._target: Target = _as_planned(load_target, plan.record.network, planned, "network")
         self.preprocess = self._target.preprocess
 
     def place(self, device: torch.device) -> None:
@@ -99,7 +98,7 @@ def precomputed(plan: ObservationPlan, rows: Rows) -> Tensor:
     return torch.from_numpy(file.rows(plan.probe.rows(rows)["path"].tolist()))
 
 
-def _as_planned(load: Any, named: tuple[str, str | None], planned: Identity, what: str) -> Any:
+def _as_planned(load: Any, named: tuple[str | None, ...], planned: Identity, what: str) -> Any:
     """The model that `load` gives, which a run was planned with.
 
     A worker that outlives runs may hold what a file held before: it loads once more. One elsewhere may have another

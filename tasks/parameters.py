@@ -7,7 +7,9 @@ Imports neither Prefect nor torch: `clip-dissect --help` must be quick.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -65,8 +67,23 @@ def _needed_first(schema: dict[str, Any]) -> None:
 
 
 def names_function(target: str) -> bool:
-    """Whether a target is `module:function`, code of somebody's own, rather than a network of a library."""
+    """True for `module:function` and `file.py:function`, code of somebody's own; False for a network of a library."""
     return ":" in target and target.partition(":")[0] not in LIBRARIES
+
+
+def target_file(target: str) -> tuple[str, str] | None:
+    """The file and the function of a target such as `./mynet.py:net`; None of another target."""
+    file, _, function = target.rpartition(":")
+    return (file, function) if names_function(target) and file.endswith(".py") else None
+
+
+def same_target(typed: str | None, target: str) -> bool:
+    """True where what a user typed is a target, or the same function of the same file by another path."""
+    mine, other = target_file(typed or ""), target_file(target)
+    if mine is None or other is None:
+        return typed == target
+    paths = [Path(file).expanduser().absolute() for file, _ in (mine, other)]
+    return mine[1] == other[1] and os.path.normpath(paths[0]) == os.path.normpath(paths[1])
 
 
 class Group(BaseModel):
@@ -222,10 +239,23 @@ class TargetSpec(Group):
 
     target: str = Field(
         description="torchvision:NAME or torchvision:NAME/WEIGHTS, timm:NAME, open_clip:NAME/PRETRAINED, "
-        "module:function, or sample. WEIGHTS may be `random`."
+        "module:function, file.py:function, or sample. WEIGHTS may be `random`. A function returns the network, or "
+        "it and its preprocessing, or it and the preprocessings of training and of evaluation, which is taken."
     )
     checkpoint: str | None = Field(
-        None, description="Weights file of the network (.safetensors, .pt, .pth), a path or fsspec URL."
+        None,
+        description="Weights file of the network (.safetensors, .pt, .pth, or the .index.json of several), a path or "
+        "fsspec URL.",
+    )
+    checkpoint_key: str | None = Field(
+        None,
+        description="Key under which --checkpoint holds the weights, where it holds several sets of them: model_ema, "
+        "or ema.state_dict of a dict in a dict. By default the set that fits, plain weights before averages.",
+    )
+    checkpoint_prefix: str | None = Field(
+        None,
+        description="Take only the weights of --checkpoint whose names begin with this, which is removed: backbone. "
+        "of a detector, encoder_q. of MoCo. By default all of them, without what wrappers put before every name.",
     )
     layers: tuple[str, ...] = Field(
         min_length=1,
@@ -245,6 +275,11 @@ class TargetSpec(Group):
         description="What is kept of activations: all of them, in float32 or half the space, or only each neuron's "
         "top images, which soft_wpmi and wpmi need.",
     )
+
+    @property
+    def network(self) -> tuple[str, str | None, str | None, str | None]:
+        """What names the network, as `load_target` takes it."""
+        return self.target, self.checkpoint, self.checkpoint_key, self.checkpoint_prefix
 
     @field_validator("layers", "summary", mode="before")
     @classmethod

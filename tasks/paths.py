@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.parameters import target_file
+
 #: Parameters that are paths, or patterns of them, unless they have a colon (torchvision:CIFAR10/test).
 PATHS = (
     *("probe", "store", "out", "publish", "checkpoint", "clip_checkpoint"),
@@ -37,7 +39,11 @@ def seen_from(
         return str(next((path for path in paths if path.suffix and path.is_file()), value))
 
     names = PATHS + PATHS_OR_NAMES
-    return {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+    found = {name: absolute(name, value) if name in names else value for name, value in parameters.items()}
+    if isinstance(target := found.get("target"), str) and (file := target_file(target)):
+        paths = _candidates(folders, Path(file[0]).expanduser(), moves)
+        found["target"] = f"{next((path for path in paths if path.exists()), paths[0])}:{file[1]}"
+    return found
 
 
 def _candidates(folders: Sequence[Path], path: Path, moves: Sequence[tuple[str, str]]) -> list[Path]:

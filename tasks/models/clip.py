@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,11 +18,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
-from tasks.models.checkpoints import CONVERT, digest_of_weights, loading
+from tasks.models.checkpoints import load_into, loading, read_checkpoint
+from tasks.models.choosing import Checkpoint
 from tasks.models.devices import Batches, Placement, Timed
 from tasks.models.downloads import downloading
-from tasks.models.errors import CheckpointError, ModelError, first_lines
+from tasks.models.errors import CheckpointError, DownloadError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe
+from tasks.models.weight_files import is_script_file
+from tasks.models.weights_digest import digest_of_weights
+
+#: Architectures that are read from a folder or from the Hugging Face Hub.
+ELSEWHERE = ("local-dir:", "hf-hub:")
+#: Packages of the tokenizers that open_clip does not bring itself.
+INSTALL_TRANSFORMERS = "pip install -e '.[transformers]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,8 @@ class Clip:
     tokenize: Any
     #: What its embeddings depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
+    #: What was chosen of its weights without being asked, and converted.
+    notes: tuple[str, ...] = ()
 
 
 class PlacedClip:
@@ -80,10 +90,10 @@ class PlacedClip:
 def load_clip(name: str, checkpoint: str | None) -> Clip:
     """Loads a CLIP model once per process. Raises `ModelError`."""
 
-    model, preprocess = create_clip(name, checkpoint)
+    model, preprocess, notes = create_clip(name, checkpoint)
     model = model.eval().requires_grad_(False)
     identity = {"clip": _configuration(name), "weights": digest_of_weights(model), "preprocess": describe(preprocess)}
-    return Clip(name, model, preprocess, _tokenizer(_architecture(name)), identity)
+    return Clip(name, model, preprocess, _tokenizer(_architecture(name)), identity, notes)
 
 
 def num_dimensions(clip: Clip) -> int:
@@ -99,8 +109,13 @@ def _configuration(name: str) -> str:
     return json.dumps(config, sort_keys=True) if config else _architecture(name)
 
 
-def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
-    """The model and its preprocessing for `NAME/PRETRAINED`, `NAME` with a checkpoint, a config, `sample`."""
+def create_clip(
+    name: str, checkpoint: str | None, key: str | None = None, prefix: str | None = None
+) -> tuple[Any, Preprocess, tuple[str, ...]]:
+    """The model and its preprocessing for `NAME/PRETRAINED`, `NAME` with a checkpoint, a config, `sample`.
+
+    `key` and `prefix` say where in the checkpoint the weights are. With what was chosen without being asked.
+    """
     import open_clip
 
     architecture, pretrained = _architecture(name), name.partition("/")[2] or None
@@ -120,7 +135,7 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
             raise ModelError(f"{name} is no model config: JSON with embed_dim, vision_cfg and text_cfg.")
         open_clip.add_model_config(Path(name))
         pretrained = None
-    elif architecture.startswith(("local-dir:", "hf-hub:")):
+    elif architecture.startswith(ELSEWHERE):
         pretrained = None
     elif architecture not in open_clip.list_models():
         way_out = "`open_clip.list_models()` lists them."
@@ -135,22 +150,53 @@ def create_clip(name: str, checkpoint: str | None) -> tuple[Any, Preprocess]:
         if pretrained not in tags and not Path(pretrained).is_file() and architecture in open_clip.list_models():
             raise ModelError(f"{architecture} has no weights {pretrained!r}, but {', '.join(tags)}.")
     if pretrained and Path(pretrained).is_file():
-        try:
-            return _create(architecture, pretrained)
-        except Exception as error:  # as for a checkpoint of a target, torn and foreign files give any kind
-            refused = f" {CONVERT}" if isinstance(error, pickle.UnpicklingError | CheckpointError) else ""
-            raise CheckpointError(
-                f"{pretrained} does not fit {architecture}: {first_lines(error)}.{refused}"
-            ) from error
+        return _with_weights_of(architecture, pretrained, key, prefix)
     with downloading(f"CLIP model {name}", "--clip NAME --clip-checkpoint FILE"):
-        return _create(architecture, pretrained)
+        return *_create(architecture, pretrained), ()
+
+
+def _with_weights_of(
+    architecture: str, file: str, key: str | None, prefix: str | None
+) -> tuple[Any, Preprocess, tuple[str, ...]]:
+    """A model with the weights of a file of this machine.
+
+    open_clip reads the files that its training writes, and converts those of others that it knows. Of an architecture
+    from elsewhere it would read the weights there, and leave out this file without a word.
+    """
+    is_ours = key or prefix or file.endswith(".index.json") or architecture.startswith(ELSEWHERE)
+    if not is_ours and not is_script_file(file):
+        try:
+            return *_create(architecture, file), ()
+        except Exception as error:  # as for a checkpoint of a target, torn and foreign files give any kind
+            if file.endswith((".npz", ".npy")):
+                raise CheckpointError(f"{file} does not fit {architecture}: {first_lines(error)}.") from error
+    # TorchScript (OpenAI's files), and weights under other keys and names; else this says what does not fit.
+    checkpoint = read_checkpoint(file, key, prefix)
+    model, preprocess = _untrained(architecture)
+    _refuse_other_activation(architecture, model, checkpoint)
+    return model, preprocess, load_into(model, checkpoint)
+
+
+def _refuse_other_activation(architecture: str, model: Any, checkpoint: Checkpoint) -> None:
+    """OpenAI's weights were trained with QuickGELU, which they fit as well as another activation."""
+    import open_clip
+
+    is_openai = any(candidate.is_openai for candidate in checkpoint.candidates())
+    if not is_openai or any(type(module).__name__ == "QuickGELU" for module in model.modules()):
+        return
+    other = f"{architecture}-quickgelu"
+    way_out = f"Name {other}." if other in open_clip.list_models() else 'Add "quick_gelu": true to its config.'
+    raise CheckpointError(
+        f"{checkpoint.path} holds weights of OpenAI, which were trained with the activation QuickGELU, and "
+        f"{architecture} has another: its embeddings would be wrong. {way_out}"
+    )
 
 
 def _refuse_untrained(architecture: str, pretrained: str | None) -> None:
     """open_clip would give random weights and only warn."""
     import open_clip
 
-    if pretrained or architecture.startswith(("local-dir:", "hf-hub:")):
+    if pretrained or architecture.startswith(ELSEWHERE):
         return
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     raise ModelError(
@@ -170,8 +216,56 @@ def _create(architecture: str, pretrained: str | None) -> tuple[Any, Preprocess]
     return model, preprocess
 
 
+def _untrained(architecture: str) -> tuple[Any, Preprocess]:
+    """A model whose weights are to be loaded."""
+    import open_clip
+
+    root = logging.getLogger()
+    root.addFilter(_is_no_word_of_random_weights)
+    try:
+        with loading(), downloading(f"CLIP model {architecture}", "--clip NAME --clip-checkpoint FILE"):
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                architecture, load_weights=False, pretrained_text=False
+            )
+    finally:
+        root.removeFilter(_is_no_word_of_random_weights)
+    return model, preprocess
+
+
+def _is_no_word_of_random_weights(record: logging.LogRecord) -> bool:
+    return "No pretrained weights loaded" not in record.getMessage()
+
+
 def _tokenizer(architecture: str) -> Any:
-    """The tokenizer of a model. Its configuration may name one of transformers, and ask to run the code beside it."""
+    """The tokenizer of a model. Raises `ModelError` where its package or its files are not there."""
+    try:
+        return _made_tokenizer(architecture)
+    except ImportError as error:
+        raise ModelError(
+            f"The tokenizer of CLIP model {architecture} needs a package that is not installed "
+            f"({first_lines(error)}). Install "
+            "what tokenizers of transformers need, in the folder of this project: "
+            f"{INSTALL_TRANSFORMERS}"
+        ) from error
+    except Exception as error:  # of transformers, huggingface_hub and their parsers
+        named = _tokenizer_name(architecture)
+        raise DownloadError(
+            f"The tokenizer {named} of CLIP model {architecture} is not on this machine and could not be fetched, or "
+            f"cannot be read ({first_lines(error)}). Without a network: fetch it on another machine (hf download "
+            f"{named} --local-dir FOLDER), copy the folder here, and name it as hf_tokenizer_name in a model config "
+            "(--clip CONFIG.json). (HF_HUB_OFFLINE=1 spares the wait.)"
+        ) from error
+
+
+def _tokenizer_name(architecture: str) -> str:
+    import open_clip
+
+    config = open_clip.get_model_config(architecture) or {}
+    return str(config.get("text_cfg", {}).get("hf_tokenizer_name") or architecture)
+
+
+def _made_tokenizer(architecture: str) -> Any:
+    # Its configuration may name a tokenizer of transformers, and ask to run the code beside it.
     import open_clip
 
     try:
@@ -187,6 +281,6 @@ def _architecture(name: str) -> str:
         return sample.CLIP_CONFIG.stem
     if name.endswith(".json"):
         return Path(name).stem
-    if name.startswith(("local-dir:", "hf-hub:")):
+    if name.startswith(ELSEWHERE):
         return name
     return name.partition("/")[0]

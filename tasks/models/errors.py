@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+#: Colours of a terminal, which torch puts into its messages.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class ModelError(Exception):
     """A model that cannot be loaded as asked; also the builtin error one would catch."""
@@ -21,5 +26,11 @@ class DownloadError(ModelError, OSError):
 
 def first_lines(error: BaseException) -> str:
     """The beginning of another library's message, which may go on for pages; its type where it says nothing."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).strip().splitlines()]
     return " ".join(lines[:4])[:400] or type(error).__name__
+
+
+def error_with_kind(error: BaseException) -> str:
+    """The kind of an error and the beginning of its message, which many errors lack."""
+    kind, said = type(error).__name__, first_lines(error)
+    return kind if said == kind else f"{kind}: {said}"

@@ -37,15 +37,14 @@ class WorkingFolder:
         return PathFinder.find_spec(name, [self.folder, *sys.path], target)
 
 
-def look_in_working_folder() -> str:
-    """Has imports of this process look in the working directory first; returns it."""
-    here = str(Path.cwd())
-    finder = WorkingFolder(here)
-    if here not in sys.path and finder not in sys.meta_path:
-        # Before the other folders that were the working directory, and before the path.
+def look_in(folder: Path) -> Path:
+    """Has imports of this process look in a folder before all others; returns it."""
+    finder = WorkingFolder(str(folder))
+    if finder.folder not in sys.path and finder not in sys.meta_path:
+        # Before other folders of the user's, and before the path.
         kinds = [one is PathFinder or isinstance(one, WorkingFolder) for one in sys.meta_path]
         sys.meta_path.insert(kinds.index(True), finder)
-    return here
+    return folder
 
 
 def refuse_reserved(name: str, target: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,20 @@ from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
-from tasks.models.checkpoints import digest_of_weights, load_into, loading, read_checkpoint, unwrapped
+from tasks.models.checkpoints import load_into, loading, read_checkpoint, refuse_unusual
+from tasks.models.choosing import Checkpoint
 from tasks.models.devices import Batches, Placement, Replicas, Timed
 from tasks.models.downloads import downloading
-from tasks.models.errors import ModelError, UnknownModelError
-from tasks.models.own_modules import look_in_working_folder, refuse_reserved
-from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
+from tasks.models.errors import CheckpointError, UnknownModelError
+from tasks.models.functions import function_in, imported, network_and_preprocessing
+from tasks.models.preprocess import Preprocess, describe, giving_tensors, imagenet_preprocess, source_digest
+from tasks.models.weights_digest import digest_of_weights
+from tasks.parameters import names_function
 
 #: WEIGHTS that stand for an untrained network: what a control experiment dissects.
 RANDOM = "random"
+#: The function that makes the embedded sample's network.
+SAMPLE = "tasks.sample.network:target"
 
 
 #: Names activations: summary function and layer.
@@ -42,6 +46,8 @@ class Target:
     preprocess: Preprocess
     #: What its activations depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
+    #: What was chosen of its weights without being asked, and converted.
+    notes: tuple[str, ...] = ()
 
 
 class PlacedTarget:
@@ -93,38 +99,63 @@ class PlacedTarget:
 
 
 @lru_cache(maxsize=1)  # of many checkpoints in a row, a process holds one
-def load_target(name: str, checkpoint: str | None) -> Target:
+def load_target(
+    name: str, checkpoint: str | None = None, key: str | None = None, prefix: str | None = None
+) -> Target:
     """Loads a network once per process, or once until another is loaded.
 
-    `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function` or
-    `sample`. Raises `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
+    `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function`,
+    `file.py:function` or `sample`. `key` and `prefix` say where in the checkpoint the weights are. Raises
+    `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
     """
     kind, _, rest = name.partition(":")
-    if name == "sample":
-        kind, rest = "tasks.sample.network", "target"
-    if not kind or not rest:
+    if name != "sample" and (not kind or not rest):
         raise UnknownModelError(
             f"There is no target {name!r}. Write torchvision:NAME, timm:NAME, open_clip:NAME/PRETRAINED, "
-            "module:function, or sample."
+            "module:function, ./file.py:function, or sample."
+        )
+    if (key or prefix) and not checkpoint:
+        raise CheckpointError(
+            "--checkpoint-key and --checkpoint-prefix say where in a weights file the weights are: name the file "
+            "with --checkpoint FILE."
         )
     # open_clip reads a checkpoint itself: it is that of the whole model, of which the target is a part.
-    weights = read_checkpoint(checkpoint) if checkpoint and kind != "open_clip" else None
+    weights = read_checkpoint(checkpoint, key, prefix) if checkpoint and kind != "open_clip" else None
     makers = {"torchvision": _from_torchvision, "timm": _from_timm}
+    notes: tuple[str, ...] = ()
     if kind == "open_clip":
-        (model, preprocess), source = _from_open_clip(rest, checkpoint), ""
+        (model, preprocess, notes), source = _from_open_clip(rest, checkpoint, key, prefix), ""
     elif kind in makers:
         (model, preprocess), source = makers[kind](rest, weights), ""
     else:
-        model, preprocess, source = _from_function(kind, rest)
-    if weights is not None and checkpoint is not None:
-        load_into(model, weights, checkpoint)
+        model, preprocess, source = _from_function(name if names_function(name) else SAMPLE)
+    notes += _in_float32(model)
+    if weights is not None:
+        notes += load_into(model, weights)
     model = model.eval().requires_grad_(False).cpu()
     identity = {
         "architecture": hashlib.sha256(_architecture(model).encode()).hexdigest() + source,
         "weights": digest_of_weights(model),
         "preprocess": describe(preprocess),
     }
-    return Target(name, model, preprocess, identity)
+    return Target(name, model, giving_tensors(preprocess, name), identity, notes)
+
+
+def _in_float32(model: nn.Module) -> tuple[str, ...]:
+    """Makes all numbers of a network float32, which every precision starts from; returns what is to be said of it."""
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            refuse_unusual(name, value, "The network")
+    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    others = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.dtype != torch.float32)
+    if not others:
+        return ()
+    model.float()
+    kinds = ", ".join(f"{count} of {kind}" for kind, count in others.items())
+    return (
+        f"The network's tensors in other types than float32 ({kinds}, of {len(tensors)}) are converted to it; "
+        "--precision says in which type it computes.",
+    )
 
 
 def _architecture(model: nn.Module) -> str:
@@ -148,7 +179,7 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+def _from_torchvision(rest: str, weights: Checkpoint | None) -> tuple[nn.Module, Preprocess]:
     import torchvision
     from torchvision.models import get_model, get_model_weights, list_models
 
@@ -174,14 +205,14 @@ def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.
     return model, entry.transforms()
 
 
-def _fitting(name: str, weights: dict[str, Tensor]) -> nn.Module:
+def _fitting(name: str, checkpoint: Checkpoint) -> nn.Module:
     """A torchvision network with as many classes as a checkpoint has (365 for Places)."""
     from torchvision.models import get_model
 
     # Published weights of these two expect input scaled anew, which torchvision does only when it loads them itself.
     scaled = {"transform_input": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = get_model(name, weights=None, **scaled)
-    found = unwrapped(weights, model.state_dict())
+    found = checkpoint.weights_for(model.state_dict().keys()).weights
     # The classifier is the bias, of all that are there, whose length changes with the number of classes.
     with torch.device("meta"):
         other = get_model(name, weights=None, num_classes=2).state_dict()
@@ -193,7 +224,7 @@ def _fitting(name: str, weights: dict[str, Tensor]) -> nn.Module:
     return model
 
 
-def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
+def _from_timm(rest: str, weights: Checkpoint | None) -> tuple[nn.Module, Preprocess]:
     import timm
 
     name = rest.removesuffix(f"/{RANDOM}")
@@ -211,37 +242,22 @@ def _from_timm(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module,
     return model, timm.data.create_transform(**config, is_training=False)
 
 
-def _from_open_clip(rest: str, checkpoint: str | None) -> tuple[nn.Module, Preprocess]:
+def _from_open_clip(
+    rest: str, checkpoint: str | None, key: str | None, prefix: str | None
+) -> tuple[nn.Module, Preprocess, tuple[str, ...]]:
     """The image encoder of a CLIP model."""
     from tasks.models.clip import create_clip
 
-    model, preprocess = create_clip(rest, checkpoint)
+    model, preprocess, notes = create_clip(rest, checkpoint, key, prefix)
     visual: nn.Module = model.visual
-    return visual, preprocess
+    return visual, preprocess, notes
 
 
-def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preprocess, str]:
-    """`module:function` of the user's own, found from the working directory as `python -m` would find it."""
-    here = look_in_working_folder()
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        refuse_reserved(error.name or "", f"{module_name}:{function}")
-        if not isinstance(error, ModuleNotFoundError):
-            raise
-        raise UnknownModelError(
-            f"There is no Python module {error.name!r} to take the target {module_name}:{function} from; looked in "
-            f"{here} and the installed packages. Library networks are torchvision:NAME, timm:NAME, open_clip:NAME."
-        ) from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        refuse_reserved(module_name, f"{module_name}:{function}")
-        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise UnknownNameError.of("function", function, functions, f"{module_name} has {', '.join(functions)}.")
+def _from_function(target: str) -> tuple[nn.Module, Preprocess, str]:
+    """`module:function` or `file.py:function` of the user's own."""
+    module = imported(target)
+    make, function = function_in(module, target), target.rpartition(":")[2]
     with loading(only_tensors=False):
-        made: Any = make()
-    model, preprocess = made if isinstance(made, tuple) else (made, None)
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{module_name}:{function} gave {type(model).__name__}, not a torch.nn.Module.")
+        model, preprocess = network_and_preprocessing(make(), target)
     # The function too: two of one module may build the same weights and do other things with them.
     return model, preprocess or imagenet_preprocess(), f"{function} {source_digest(module)}"

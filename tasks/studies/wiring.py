@@ -37,8 +37,9 @@ def wiring_of(run: FinishedRun, layer: str, typed: str | None, truth: str | None
     `typed` is the target that the user typed. Raises `StudyError` where the layer is not linear, or what it reads is
     no recorded layer; `ModelError` where the network is another by now.
     """
-    plan, target = run.plan, run.network(typed, f"the study {study}")
-    loaded = load_target(target, plan.spec.checkpoint)
+    plan = run.plan
+    run.network(typed, f"the study {study}")  # refuses code that was not typed
+    loaded = load_target(*plan.spec.network)
     found = linear_inputs(loaded, plan.activations, plan.probe.num_images, layer)
     if found is None:
         raise StudyError(f"Layer {layer} is not linear: it has no weights of one neuron to another. Give --layer.")
