@@ -21,6 +21,7 @@ from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import held_device
 from tasks.models.preprocess import image_shape
 from tasks.models.targets import Recorded, load_target
+from tasks.models.trial import try_network
 from tasks.parameters import EngineSpec
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
@@ -200,6 +201,9 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         for rows in groups(probe.num_images)
     )
     missing = tuple(one for one in lacking if one.embeddings or one.activations)
+    if record and any(one.activations for one in missing):
+        layouts = next(iter(activations.values())).layouts
+        try_network(load_target(record.target, record.checkpoint, record.preprocess), layouts)
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
 
 
@@ -267,7 +271,7 @@ def recordings_of(probe: ProbeRef, spec: RecordSpec) -> dict[SummaryName, Activa
 
     Layers are no part of the identity, so that more can be added.
     """
-    target, traced = load_target(spec.target, spec.checkpoint), traced_layers(spec)
+    target, traced = load_target(spec.target, spec.checkpoint, spec.preprocess), traced_layers(spec)
     layouts = {name: layer.layout for name, layer in traced.items() if layer.layout}
     num_neurons = {name: layer.num_neurons or 0 for name, layer in traced.items()}
     recordings: dict[SummaryName, ActivationsRef] = {}
@@ -294,7 +298,7 @@ def activations_of(probe: ProbeRef, spec: LabelSpec) -> ActivationsRef:
 
 def traced_layers(spec: RecordSpec) -> dict[str, TracedLayer]:
     """The layers of a spec, each recordable, in the order asked for. Raises `LayerError`, `UnknownNameError`."""
-    target = load_target(spec.target, spec.checkpoint)
+    target = load_target(spec.target, spec.checkpoint, spec.preprocess)
     layers: Iterable[str] = resolve(target.model, spec.layers)
     with held_device("cpu"):
         traced = trace(target.model, image_shape(target.preprocess))

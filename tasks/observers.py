@@ -65,7 +65,7 @@ class Recorder:
         self._spec, self._of = plan.record, plan.activations
         # Of the network, recordings of one plan say the same.
         planned = next(iter(self._of.values())).identity
-        named = plan.record.target, plan.record.checkpoint
+        named = plan.record.target, plan.record.checkpoint, plan.record.preprocess
         self._target: Target = _as_planned(load_target, named, planned, "network")
         self.preprocess = self._target.preprocess
 
@@ -91,7 +91,7 @@ def precomputed(plan: ObservationPlan, rows: Rows) -> Tensor:
     return torch.from_numpy(file.rows(plan.probe.rows(rows)["path"].tolist()))
 
 
-def _as_planned(load: Any, named: tuple[str, str | None], planned: Identity, what: str) -> Any:
+def _as_planned(load: Any, named: tuple[str | None, ...], planned: Identity, what: str) -> Any:
     """The model that `load` gives, which a run was planned with.
 
     A worker that outlives runs may hold what a file held before: it loads once more. One elsewhere may have another
@@ -104,7 +104,9 @@ def _as_planned(load: Any, named: tuple[str, str | None], planned: Identity, wha
     if other := _differing(loaded.identity, planned):
         raise ModelError(
             f"A worker loads another {what} {named[0]} than the run was planned with (different: {', '.join(other)}"
-            "). Give all machines the same files, restart the workers where code has changed, and run again."
+            "). Give all machines the same files and versions of libraries, restart the workers where code has "
+            "changed, and run again. If this happens again, the network keeps something that is another each time it "
+            "is built, such as the time: leave that out of its attributes."
         )
     return loaded
 

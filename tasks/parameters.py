@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.preprocess_choice import check_preprocess
+
 #: Which hyperparameters each similarity function has; their defaults stand in its signature.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "soft_wpmi": ("top_k", "a", "lam", "p_start", "p_end"),
@@ -222,6 +224,12 @@ class TargetSpec(Group):
     checkpoint: str | None = Field(
         None, description="Weights file of the network (.safetensors, .pt, .pth), a path or fsspec URL."
     )
+    preprocess: str | None = Field(
+        None,
+        description="How images become the network's inputs, by default as it says itself: imagenet; SIZE (shorter "
+        "side resized, centre cropped, values from 0 to 1); SIZE,mean=M,std=S (then normalised; a number each, or "
+        "R/G/B: 32,mean=0.491/0.482/0.447,std=0.247/0.243/0.262); module:function, which takes a PIL image.",
+    )
     layers: tuple[str, ...] = Field(
         min_length=1,
         description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A number in brackets is an "
@@ -239,6 +247,18 @@ class TargetSpec(Group):
         description="What is kept of activations: all of them, in float32 or half the space, or only each neuron's "
         "top images, which soft_wpmi and wpmi need.",
     )
+
+    @field_validator("preprocess", mode="before")
+    @classmethod
+    def _preprocess_as_typed(cls, given: Any) -> Any:
+        return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("preprocess")
+    @classmethod
+    def _preprocess_is_one(cls, given: str | None) -> str | None:
+        if given is not None:
+            check_preprocess(given)
+        return given
 
     @field_validator("layers", "summary", mode="before")
     @classmethod

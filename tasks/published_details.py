@@ -90,7 +90,7 @@ def _by_label(details: DetailsPlan, concepts: _Concepts, layer: str) -> pd.DataF
 
 def _inputs(details: DetailsPlan, labels: LabelPlan, layer: str) -> pd.DataFrame:
     """Of a layer that is linear; an input layer that is not known has no name."""
-    target = load_target(labels.spec.target, labels.spec.checkpoint)
+    target = load_target(labels.spec.target, labels.spec.checkpoint, labels.spec.preprocess)
     found = linear_inputs(target, details.activations, details.num_images, layer)
     if found is None:
         return inputs_table(torch.empty(0, 0), NUM_INPUTS).assign(input_layer="")

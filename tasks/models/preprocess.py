@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import re
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import cast
 
 from PIL import Image
 from torch import Tensor
 
+from tasks.dissection.errors import UnknownNameError
+from tasks.models.checkpoints import loading
+from tasks.models.describe import Description
+from tasks.models.user_code import import_from_here
+from tasks.preprocess_choice import IMAGENET, PreprocessChoice
+
 #: From an RGB image to the network's input `[3, H, W]`.
 Preprocess = Callable[[Image.Image], Tensor]
 
 
-def describe(preprocess: Preprocess) -> str:
-    """A text that changes when the preprocessing does. Transforms of torchvision say all in their repr."""
-    if inspect.isfunction(preprocess):
-        return f"{preprocess.__module__}.{preprocess.__qualname__} {source_digest(inspect.getmodule(preprocess))}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(preprocess))
+def describe(preprocess: Preprocess, root: str | None = None) -> str:
+    """A text that changes when the preprocessing does: its settings, the user's own code, versions of libraries.
+
+    `root` is the module that the user named.
+    """
+    description = Description(root=root)
+    return f"{description.text(preprocess)} {description.code()}".strip()
 
 
-def source_digest(module: ModuleType | None) -> str:
-    """SHA-256 of a module's source: an edit to the code that makes a network makes another network."""
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+def chosen_preprocess(text: str) -> tuple[Preprocess, str | None]:
+    """The preprocessing that a user names by --preprocess, and the module of the user's that it is from.
+
+    Raises `ModelError`.
+    """
+    if text == IMAGENET:
+        return imagenet_preprocess(), None
+    chosen = PreprocessChoice.of(text)
+    if chosen.function is None:
+        return _resized(chosen), None
+    return _users_preprocess(*chosen.function), chosen.function[0]
+
+
+def _resized(chosen: PreprocessChoice) -> Preprocess:
+    """Shorter side resized, centre cropped, in [0, 1], then normalised."""
+    from torchvision.transforms._presets import ImageClassification
+
+    made = ImageClassification(
+        crop_size=chosen.size, resize_size=chosen.size, mean=list(chosen.mean), std=list(chosen.std)
+    )
+    return cast(Preprocess, made)
+
+
+def _users_preprocess(module_name: str, name: str) -> Preprocess:
+    with loading(only_tensors=False):
+        module = import_from_here(module_name, f"--preprocess {module_name}:{name}")
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [one for one, value in vars(module).items() if callable(value) and not isinstance(value, type)]
+        raise UnknownNameError.of("preprocessing", name, known, f"{module_name} has {', '.join(known) or 'none'}.")
+    return cast(Preprocess, found)
 
 
 def imagenet_preprocess() -> Preprocess:

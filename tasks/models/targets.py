@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -21,13 +18,19 @@ from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
 from tasks.models.checkpoints import digest_of_weights, load_into, loading, read_checkpoint, unwrapped
+from tasks.models.describe import Description
 from tasks.models.devices import Batches, Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import ModelError, UnknownModelError
-from tasks.models.preprocess import Preprocess, describe, imagenet_preprocess, source_digest
+from tasks.models.preprocess import Preprocess, chosen_preprocess, describe, imagenet_preprocess
+from tasks.models.seeds import seeded
+from tasks.models.user_code import import_from_here
+from tasks.parameters import names_function
 
 #: WEIGHTS that stand for an untrained network: what a control experiment dissects.
 RANDOM = "random"
+#: Bytes of the largest network that is built a second time, to see whether its weights are random.
+LARGEST_BUILT_TWICE = 2**30
 
 
 #: Names activations: summary function and layer.
@@ -43,6 +46,8 @@ class Target:
     preprocess: Preprocess
     #: What its activations depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
+    #: What whoever reads the labels should know of it.
+    notes: tuple[str, ...] = ()
 
 
 class PlacedTarget:
@@ -91,11 +96,12 @@ class PlacedTarget:
 
 
 @lru_cache(maxsize=1)  # of many checkpoints in a row, a process holds one
-def load_target(name: str, checkpoint: str | None) -> Target:
+def load_target(name: str, checkpoint: str | None, preprocess: str | None = None) -> Target:
     """Loads a network once per process, or once until another is loaded.
 
     `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function` or
-    `sample`. Raises `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
+    `sample`; `preprocess` takes the place of its own preprocessing. Raises `ModelError` (unknown name, checkpoint
+    that does not fit, weights that cannot be fetched).
     """
     kind, _, rest = name.partition(":")
     if name == "sample":
@@ -108,42 +114,72 @@ def load_target(name: str, checkpoint: str | None) -> Target:
     # open_clip reads a checkpoint itself: it is that of the whole model, of which the target is a part.
     weights = read_checkpoint(checkpoint) if checkpoint and kind != "open_clip" else None
     makers = {"torchvision": _from_torchvision, "timm": _from_timm}
+    own: OwnCode | None = None
+    brought: Preprocess | None
     if kind == "open_clip":
-        (model, preprocess), source = _from_open_clip(rest, checkpoint), ""
+        model, brought = _from_open_clip(rest, checkpoint)
     elif kind in makers:
-        (model, preprocess), source = makers[kind](rest, weights), ""
+        model, brought = makers[kind](rest, weights)
     else:
-        model, preprocess, source = _from_function(kind, rest)
+        model, brought, own = _from_function(kind, rest)
     if weights is not None and checkpoint is not None:
         load_into(model, weights, checkpoint)
     model = model.eval().requires_grad_(False).cpu()
+    chosen, module = chosen_preprocess(preprocess) if preprocess else (brought or imagenet_preprocess(), None)
     identity = {
-        "architecture": hashlib.sha256(_architecture(model).encode()).hexdigest() + source,
+        "architecture": _architecture(model, own),
         "weights": digest_of_weights(model),
-        "preprocess": describe(preprocess),
+        "preprocess": describe(chosen, module or (own.module if own else None)),
     }
-    return Target(name, model, preprocess, identity)
+    notes = () if preprocess or brought else (_ASSUMED.format(name=name),)
+    return Target(name, model, chosen, identity, notes)
 
 
-def _architecture(model: nn.Module) -> str:
+@dataclass(frozen=True)
+class OwnCode:
+    """The function that a user names as target."""
+
+    module: str
+    function: str
+
+
+#: Note on a network that says nothing of its preprocessing.
+_ASSUMED = (
+    "{name} brings no preprocessing, so that of ImageNet's networks is used: the shorter side is resized to 256 "
+    "pixels, the middle 224 x 224 taken, and normalised by ImageNet's mean and standard deviation. Labels of a network "
+    "that was trained otherwise mislead: give --preprocess (32 for images of 32 x 32 pixels), or --preprocess imagenet "
+    "where this is right."
+)
+
+
+def _architecture(model: nn.Module, own: OwnCode | None) -> str:
     """A text that changes when what the network does with its weights changes.
 
-    The settings of its modules too: neither repr nor weights show the number of attention heads, or that GoogLeNet
-    with pretrained weights scales its input anew.
+    Of its modules' settings, functions and buffers; of the user's code they run; of the versions of libraries. The
+    user's function too: two of one module may build the same weights and do other things with them.
     """
-    settings = [
-        f"{name}.{key}={value!r}"
-        for name, module in model.named_modules()
-        for key, value in sorted(vars(module).items())
-        if not key.startswith("_") and key != "training" and _is_plain(value)
-    ]
-    return "\n".join([repr(model), *settings])
+    description = Description(model.state_dict(keep_vars=True).values(), own.module if own else None)
+    digest = hashlib.sha256(description.text(model).encode()).hexdigest()
+    if own:
+        description.modules.add(own.module)
+    return " ".join([digest, *([own.function] if own else []), description.code()]).strip()
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def weights_are_random(target: Target) -> bool:
+    """True if the weights of a user's function are drawn anew at every call: it is called once more to see.
+
+    The network is then the one of random seed 0. False where that cannot be told: the function fails the second
+    time, or the network is so large that two of them may be too much for the memory.
+    """
+    kind, _, rest = target.name.partition(":")
+    size = sum(tensor.nbytes for tensor in target.model.state_dict().values())
+    if not names_function(target.name) or size > LARGEST_BUILT_TWICE:
+        return False
+    try:
+        model, _, _ = _from_function(kind, rest, seed=1)
+    except Exception:
+        return False
+    return digest_of_weights(model.cpu()) != target.identity["weights"]
 
 
 def _from_torchvision(rest: str, weights: dict[str, Tensor] | None) -> tuple[nn.Module, Preprocess]:
@@ -218,26 +254,20 @@ def _from_open_clip(rest: str, checkpoint: str | None) -> tuple[nn.Module, Prepr
     return visual, preprocess
 
 
-def _from_function(module_name: str, function: str) -> tuple[nn.Module, Preprocess, str]:
-    """`module:function` of the user's own, found from the working directory as `python -m` would find it."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UnknownModelError(
-            f"There is no Python module {error.name!r} to take the target {module_name}:{function} from; looked in "
-            f"{here} and the installed packages. Library networks are torchvision:NAME, timm:NAME, open_clip:NAME."
-        ) from error
+def _from_function(module_name: str, function: str, seed: int = 0) -> tuple[nn.Module, Preprocess | None, OwnCode]:
+    """`module:function` of the user's own, found from the working directory as `python -m` would find it.
+
+    What it draws at random is the same in every process.
+    """
+    with loading(only_tensors=False), seeded(seed):
+        module = import_from_here(module_name, f"target {module_name}:{function}")
     make = getattr(module, function, None)
     if not callable(make):
         functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise UnknownNameError.of("function", function, functions, f"{module_name} has {', '.join(functions)}.")
-    with loading(only_tensors=False):
+    with loading(only_tensors=False), seeded(seed):
         made: Any = make()
     model, preprocess = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{module_name}:{function} gave {type(model).__name__}, not a torch.nn.Module.")
-    # The function too: two of one module may build the same weights and do other things with them.
-    return model, preprocess or imagenet_preprocess(), f"{function} {source_digest(module)}"
+    return model, preprocess, OwnCode(module.__name__, function)

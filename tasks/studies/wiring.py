@@ -38,7 +38,7 @@ def wiring_of(run: FinishedRun, layer: str, typed: str | None, truth: str | None
     no recorded layer; `ModelError` where the network is another by now.
     """
     plan, target = run.plan, run.network(typed, f"the study {study}")
-    loaded = load_target(target, plan.spec.checkpoint)
+    loaded = load_target(target, plan.spec.checkpoint, plan.spec.preprocess)
     found = linear_inputs(loaded, plan.activations, plan.probe.num_images, layer)
     if found is None:
         raise StudyError(f"Layer {layer} is not linear: it has no weights of one neuron to another. Give --layer.")

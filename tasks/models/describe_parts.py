@@ -1,0 +1,126 @@
+"""Parts of the description of an object: values, attributes, and the code of functions."""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import PurePath
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Type, shape and SHA-256 of the values of a tensor."""
+    if tensor.is_meta:
+        return f"{tensor.dtype}, {list(tensor.shape)}, meta"
+    plain = tensor.detach().cpu()
+    plain = plain.dequantize() if plain.is_quantized else plain.to_dense() if plain.layout != torch.strided else plain
+    values = plain.resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{tensor.dtype}, {list(tensor.shape)}, {hashlib.sha256(values.data).hexdigest()}"
+
+
+def attributes(value: object) -> dict[str, object]:
+    """Attributes of an object, those in slots too."""
+    slots = [name for cls in type(value).__mro__ for name in _slots(cls)]
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    return held | {str(name): of for name, of in vars(value).items()}
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = cls.__dict__.get("__slots__", ())
+    named = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in named if name not in ("__dict__", "__weakref__"))
+
+
+def plain_repr(value: Any) -> str:
+    """The printed form of None, a number or bytes, of a class derived from them too."""
+    if value is None:
+        return "None"
+    base = next(cls for cls in (bool, int, float, complex, bytes) if isinstance(value, cls))
+    return base.__repr__(value)
+
+
+def plain_key(value: object) -> str:
+    """An order of keys that every process finds: keys are numbers, texts and tuples nearly always."""
+    if isinstance(value, FunctionType | type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    return f"{type(value).__name__} {value!r}" if is_plain(value) else type(value).__name__
+
+
+def is_plain(value: object) -> bool:
+    """True for numbers and texts, and lists of these."""
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+
+
+def is_data(value: object) -> bool:
+    """True for values that no code changes as it runs: numbers, texts, tensors and arrays, and lists of these."""
+    if isinstance(value, tuple | list):
+        return all(map(is_data, value))
+    return value is not None and (is_plain(value) or isinstance(value, Tensor | np.ndarray | np.generic | Enum))
+
+
+def without_folder(text: str) -> str:
+    """A text as it is, or the name alone where it is an absolute path: folders differ between machines."""
+    is_path = text.startswith("/") and "\n" not in text and len(text) > 1
+    return f"…/{PurePath(text).name}" if is_path else text
+
+
+def content(cell: Any) -> object:
+    """The value that a function keeps from around it; None where there is none yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def global_names(code: CodeType) -> set[str]:
+    """Names of the module that a function reads, without those that it sets: they change as it runs."""
+    read, written = set(), set()
+    for one in _codes(code):
+        for instruction in dis.get_instructions(one):
+            if instruction.opname.startswith("LOAD_GLOBAL") or instruction.opname.startswith("LOAD_NAME"):
+                read.add(str(instruction.argval))
+            elif instruction.opname.startswith(("STORE_GLOBAL", "DELETE_GLOBAL")):
+                written.add(str(instruction.argval))
+    return read - written
+
+
+def position(code: CodeType) -> str:
+    """Line and column of a function's first expression: which of two lambdas in one line it is."""
+    places = [(line, column) for line, _, column, _ in code.co_positions() if line and column]
+    line, column = min(places, default=(code.co_firstlineno, 0))
+    return f"{line}:{column}"
+
+
+def code_digest(code: CodeType) -> str:
+    """SHA-256 of compiled code that has no source file."""
+    sha256 = hashlib.sha256()
+    for one in _codes(code):
+        constants = [repr(constant) for constant in one.co_consts if is_plain(constant)]
+        sha256.update(f"{one.co_names} {constants}".encode() + one.co_code)
+    return sha256.hexdigest()
+
+
+def traced_code(module: Any) -> str:
+    """The code of a network that was traced or compiled to TorchScript, "" of a part that has no forward pass."""
+    try:
+        return str(module.code)
+    except (AttributeError, RuntimeError):
+        return ""
