@@ -20,6 +20,7 @@ from flows.engine.remote_commands import cancel, deploy, status, submit
 from flows.engine.store_commands import gc, runs, verify
 from flows.engine.study_commands import study
 from tasks.parameters import EngineSpec
+from tasks.preprocess_choice import FORMS
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 #: First labels printed per layer at the end of a run.
@@ -100,9 +101,10 @@ def label(spec_file: Path | None, **options: Any) -> None:
     with engine(), _runners(spec) as runners:
         from flows.label_neurons import label_neurons
         from tasks.labelling import notes
+        from tasks.models.trial import network_notes
 
         plan = label_neurons.with_options(task_runner=runners.of_devices)(spec)
-        for note in notes(plan):
+        for note in (*network_notes(spec), *notes(plan)):
             say(f"Note: {note}")
         for layer in plan.activations.layouts:
             say(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
@@ -111,9 +113,10 @@ def label(spec_file: Path | None, **options: Any) -> None:
 @cli.command()
 @click.argument("target")
 @click.option("--checkpoint", help="Weights file of the network.")
+@click.option("--preprocess", help=f"How images become its inputs: {FORMS}.")
 @click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or features.*.")
 @click.pass_context
-def layers(context: click.Context, target: str, checkpoint: str | None, match: str) -> None:
+def layers(context: click.Context, target: str, checkpoint: str | None, preprocess: str | None, match: str) -> None:
     """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
     with told_in_words(context):
         from tasks.dissection.layers import resolve, trace
@@ -121,10 +124,12 @@ def layers(context: click.Context, target: str, checkpoint: str | None, match: s
         from tasks.models.targets import load_target
         from tasks.show import layers_table
 
-        loaded = load_target(target, checkpoint)
+        loaded = load_target(target, checkpoint, preprocess)
         traced = trace(loaded.model, image_shape(loaded.preprocess))
         names = traced if match == "**" else resolve(loaded.model, match.split(","))
         console().print(layers_table([traced[name] for name in names]))
+        for note in loaded.notes:
+            say(f"Note: {note}")
 
 
 @cli.command()

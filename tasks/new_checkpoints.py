@@ -78,7 +78,7 @@ def plan_checkpoints(spec: DissectSpec, checkpoints: str) -> list[Checkpoint]:
 
 
 def forget_networks() -> None:
-    """Before a file is dissected: this process may have loaded what it held before."""
+    """Before a run: this process may have loaded what a file held before, weights or code."""
     load_target.cache_clear()
 
 

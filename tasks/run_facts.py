@@ -19,6 +19,7 @@ from tasks.concepts import concept_list
 from tasks.dissection.metrics import accuracy, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.labelling import DONE, LabelPlan, notes
+from tasks.models.trial import network_notes
 from tasks.published import REJECTS
 from tasks.spec import DissectSpec
 
@@ -86,7 +87,7 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
 
 def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     spec, probe = plan.spec, plan.labels.probe
-    found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
+    found = [*network_notes(spec), *notes(plan.labels), *(detailing.notes(plan.details) if plan.details else [])]
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
     blank = concept_list(spec).num_blank

@@ -146,9 +146,9 @@ class OwnCode:
 #: Note on a network that says nothing of its preprocessing.
 _ASSUMED = (
     "{name} brings no preprocessing, so that of ImageNet's networks is used: the shorter side is resized to 256 "
-    "pixels, the middle 224 x 224 taken, and normalised by ImageNet's mean and standard deviation. Labels of a network "
-    "that was trained otherwise mislead: give --preprocess (32 for images of 32 x 32 pixels), or --preprocess imagenet "
-    "where this is right."
+    "pixels, the middle 224 x 224 taken, and normalised by ImageNet's mean and standard deviation. Labels of a "
+    "network that was trained otherwise mislead: give --preprocess (32 for images of 32 x 32 pixels), or "
+    "--preprocess imagenet where this is right."
 )
 
 

@@ -15,12 +15,15 @@ from tasks.dissection.layouts import Layout
 from tasks.models.devices import held_device
 from tasks.models.errors import ModelError
 from tasks.models.preprocess import Preprocess
-from tasks.models.targets import Target
+from tasks.models.targets import Target, load_target, weights_are_random
+from tasks.parameters import TargetSpec
 
 #: How often the preprocessing of an image is tried: a flip by chance is missed once in 64 times.
 REPEATS = 3
 #: Layers that were tried, by network: a run asks in its plan of everything, and before it records.
 _tried: WeakKeyDictionary[Target, set[str]] = WeakKeyDictionary()
+#: Notes on networks that were asked for.
+_noted: WeakKeyDictionary[Target, tuple[str, ...]] = WeakKeyDictionary()
 
 
 def try_network(target: Target, layouts: Mapping[str, Layout]) -> None:
@@ -36,6 +39,22 @@ def try_network(target: Target, layouts: Mapping[str, Layout]) -> None:
     with held_device("cpu"):
         refuse_batch_dependence(target.model, images.to(parameter.dtype), layouts)
     tried |= layouts.keys()
+
+
+def network_notes(spec: TargetSpec) -> tuple[str, ...]:
+    """Returns what whoever reads the labels should know of the network: a preprocessing or weights that it lacks."""
+    target = load_target(spec.target, spec.checkpoint, spec.preprocess)
+    if target not in _noted:
+        untrained = spec.checkpoint is None and weights_are_random(target)
+        _noted[target] = target.notes + (_UNTRAINED.format(name=spec.target),) * untrained
+    return _noted[target]
+
+
+#: Note on a function that draws weights at random.
+_UNTRAINED = (
+    "{name} draws weights at random: another network each time, if its random numbers did not begin at seed 0 here. "
+    "Where that is not meant, load trained weights in the function, or give --checkpoint FILE."
+)
 
 
 def trial_images(preprocess: Preprocess) -> Tensor:
