@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import hashlib
+import os
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import PurePath
@@ -70,9 +71,10 @@ def is_data(value: object) -> bool:
 
 
 def without_folder(text: str) -> str:
-    """A text as it is, or the name alone where it is an absolute path: folders differ between machines."""
-    is_path = text.startswith("/") and "\n" not in text and len(text) > 1
-    return f"…/{PurePath(text).name}" if is_path else text
+    """A text as it is, or the file's name alone where it is an absolute path: folders differ between machines."""
+    if not text.startswith("/") or "\n" in text or "\0" in text:
+        return text
+    return "…" if os.path.isdir(text) else f"…/{PurePath(text).name}"
 
 
 def content(cell: Any) -> object:

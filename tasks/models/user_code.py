@@ -91,8 +91,8 @@ def import_from_here(name: str, what: str) -> ModuleType:
     Raises `UnknownModelError` where it, or one that it imports, is not there; `what` is what is taken from it.
     """
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    if sys.path[:1] != [here]:  # a folder that was the working directory before may have a module of that name
+        sys.path[:] = [here, *(folder for folder in sys.path if folder != here)]
     try:
         return import_users(name)
     except ModuleNotFoundError as error:
@@ -244,10 +244,12 @@ def _imports_in(source: bytes, package: str) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, package)
+            if not base:
+                continue
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names if alias.name != "*"}
         elif isinstance(node, ast.Call):
             found |= _imported_by_call(node)
-    return frozenset(found - {""})
+    return frozenset(found)
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
