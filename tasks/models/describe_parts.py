@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: Lists in lists that are looked through for plain values.
+MAX_LEVELS = 6
+
 
 def tensor_digest(tensor: Tensor) -> str:
     """Type, shape and SHA-256 of the values of a tensor."""
@@ -56,17 +59,17 @@ def plain_key(value: object) -> str:
     return f"{type(value).__name__} {value!r}" if is_plain(value) else type(value).__name__
 
 
-def is_plain(value: object) -> bool:
-    """True for numbers and texts, and lists of these."""
+def is_plain(value: object, levels: int = MAX_LEVELS) -> bool:
+    """True for numbers and texts, and for lists of these, lists in lists up to some levels."""
     if isinstance(value, tuple | list):
-        return all(map(is_plain, value))
+        return levels > 0 and all(is_plain(item, levels - 1) for item in value)
     return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
-def is_data(value: object) -> bool:
+def is_data(value: object, levels: int = MAX_LEVELS) -> bool:
     """True for values that no code changes as it runs: numbers, texts, tensors and arrays, and lists of these."""
     if isinstance(value, tuple | list):
-        return all(map(is_data, value))
+        return levels > 0 and all(is_data(item, levels - 1) for item in value)
     return value is not None and (is_plain(value) or isinstance(value, Tensor | np.ndarray | np.generic | Enum))
 
 
@@ -74,7 +77,8 @@ def without_folder(text: str) -> str:
     """A text as it is, or the file's name alone where it is an absolute path: folders differ between machines."""
     if not text.startswith("/") or "\n" in text or "\0" in text:
         return text
-    return "…" if os.path.isdir(text) else f"…/{PurePath(text).name}"
+    is_folder = os.path.isdir(text)  # noqa: PTH112 - Path.is_dir() raises for texts that are too long for a name
+    return "…" if is_folder else f"…/{PurePath(text).name}"
 
 
 def content(cell: Any) -> object:
