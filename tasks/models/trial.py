@@ -38,7 +38,7 @@ def try_network(target: Target, layouts: Mapping[str, Layout]) -> None:
     parameter = next(target.model.parameters(), images)
     with held_device("cpu"):
         refuse_batch_dependence(target.model, images.to(parameter.dtype), layouts)
-    tried |= layouts.keys()
+    tried.update(layouts)
 
 
 def network_notes(spec: TargetSpec) -> tuple[str, ...]:
