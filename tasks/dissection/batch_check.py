@@ -65,7 +65,7 @@ def refuse_batch_dependence(model: nn.Module, images: Tensor, layouts: Mapping[s
         other = _outputs(model, images, batch, layouts)
         if other is None or first is None:
             continue
-        for layer in layouts:
+        for layer in [layer for layer in layouts if layer in first and layer in other]:
             difference = _difference(first[layer], other[layer])
             if not difference.is_rounding:
                 culprit = _culprit(model, images, batch)

@@ -124,7 +124,7 @@ class Description:
         return self._once(value, name, lambda: self._reduced(value))
 
     def _reduced(self, value: object) -> Iterator[str]:
-        """What pickle would keep of an object that has no attributes."""
+        """The parts that pickle would keep of an object without attributes."""
         try:
             reduced: Any = value.__reduce_ex__(4)
         except Exception:  # locks, files, generators: objects of this process
@@ -205,7 +205,7 @@ class Description:
         return f"{name}<{held}>" if held else name
 
     def _of_class(self, cls: type) -> Iterator[str]:
-        """What the classes of the user's above an object hold beside code."""
+        """The values that a class of the user's and those it derives from hold beside their code."""
         for base in cls.__mro__:
             if base is not cls and self._is_users(base.__module__):
                 yield self._described(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import cast
 
@@ -14,6 +15,8 @@ from tasks.models.describe import Description
 from tasks.models.user_code import import_from_here
 from tasks.preprocess_choice import IMAGENET, PreprocessChoice
 
+#: Letters of a description that people can still read; of a longer one the beginning is kept, and a digest.
+LONGEST_TEXT = 4_000
 #: From an RGB image to the network's input `[3, H, W]`.
 Preprocess = Callable[[Image.Image], Tensor]
 
@@ -24,7 +27,10 @@ def describe(preprocess: Preprocess, root: str | None = None) -> str:
     `root` is the module that the user named.
     """
     description = Description(root=root)
-    return f"{description.text(preprocess)} {description.code()}".strip()
+    text = description.text(preprocess)
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[: LONGEST_TEXT // 2]}… {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{text} {description.code()}".strip()
 
 
 def chosen_preprocess(text: str) -> tuple[Preprocess, str | None]:

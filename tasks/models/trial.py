@@ -35,7 +35,7 @@ def try_network(target: Target, layouts: Mapping[str, Layout]) -> None:
     if not layouts:
         return
     images = trial_images(target.preprocess)
-    parameter = next(target.model.parameters(), images)
+    parameter = next((one for one in target.model.parameters() if one.is_floating_point()), images)
     with held_device("cpu"):
         refuse_batch_dependence(target.model, images.to(parameter.dtype), layouts)
     tried.update(layouts)

@@ -73,16 +73,20 @@ def import_users(name: str) -> ModuleType:
     importlib.invalidate_caches()
     modules = users_modules([name], name)
     edited = sorted(module for module in modules if _is_stale(module))
-    if not edited:
-        return importlib.import_module(name)
-    _forget(modules)
+    _forget(modules if edited else [])
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except Exception as error:
+        if not edited:
+            raise
         raise ModelError(
             f"The code of {', '.join(edited)} was edited since this process imported it, and importing {name} once "
             f"more fails ({type(error).__name__}: {error}). Mend the code, or restart the process."
         ) from error
+    for other, digest in users_modules([name], name).items():
+        if other in sys.modules:
+            _ran.setdefault(other, digest)  # one that was imported before the finder was there
+    return module
 
 
 def import_from_here(name: str, what: str) -> ModuleType:

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from storage.files import Folder
 from tasks.dissection.errors import LayerError, UnknownNameError
 from tasks.dissection.layouts import Axes, Layout
+from tasks.finished import FinishedRun, StudyError
 from tasks.models.errors import ModelError, UnknownModelError
 from tasks.models.preprocess import chosen_preprocess, describe, image_shape
 from tasks.models.targets import Target, load_target
@@ -22,6 +24,7 @@ from tasks.models.trial import network_notes, trial_images, try_network
 from tasks.observation import plan_observation
 from tasks.parameters import TargetSpec
 from tasks.preprocess_choice import PreprocessChoice
+from tasks.spec import DissectSpec
 from tests.test_tasks.conftest import Bench, shard
 
 CIFAR = "32,mean=0.4914/0.4822/0.4465,std=0.247/0.2435/0.2616"
@@ -180,3 +183,27 @@ def test_a_network_that_depends_on_the_batch_is_refused_before_anything_is_recor
     with pytest.raises(LayerError, match=r"Layer '1' .*module '1' \(BatchNorm2d\)"):
         plan_observation(probe, None, wrong)
     assert plan_observation(probe, None, bench.spec(target=f"{__name__}:mixing", layers=("0",))).missing
+
+
+def test_a_file_alone_does_not_choose_a_preprocessing_that_runs_code(tmp_path: Path) -> None:
+    given = {"target": "sample", "layers": ("head",), "probe": "x", "clip": "sample", "concepts": "sample"}
+    run = FinishedRun(Folder.at(str(tmp_path)), {"spec": {**given, "preprocess": "evil:crop"}, "probe": "s/probes/x"})
+    run.__dict__["spec"] = DissectSpec(**run.facts["spec"])
+    with pytest.raises(StudyError, match=r"somebody's own, evil:crop, which W would run: type --target sample"):
+        run.network(None, "W")
+    assert run.network("sample", "W") == "sample"
+
+
+def test_a_long_description_is_cut_and_its_end_counts() -> None:
+    texts = [describe(v2.Compose([v2.Resize(8)] * 500 + [v2.Lambda(Picked(i))])) for i in (1, 2)]  # type: ignore[arg-type]
+    texts += [describe(v2.Compose([v2.Normalize([i], [1]) for i in range(end)])) for end in (500, 501)]  # type: ignore[arg-type]
+    assert len(set(texts)) == 4
+    assert all(len(text) < 5_000 for text in texts)
+
+
+class Picked:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.point(lambda pixel: pixel + self.value)
