@@ -269,7 +269,9 @@ class Description:
     def _of_module(self, module: nn.Module) -> Iterator[str]:
         left_out = MODULE_ATTRIBUTES | ORIGINS
         if isinstance(module, torch.fx.GraphModule | torch.jit.ScriptModule):
-            yield f"code={traced_code(module)!r}"
+            code, values = traced_code(module)
+            yield f"code={code!r}"
+            yield from self._named(values)
             left_out |= GRAPH_ATTRIBUTES
         if module.training:
             yield "training"

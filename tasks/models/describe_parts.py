@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import PurePath
@@ -124,9 +125,14 @@ def code_digest(code: CodeType) -> str:
     return sha256.hexdigest()
 
 
-def traced_code(module: Any) -> str:
-    """The code of a network that was traced or compiled to TorchScript, "" of a part that has no forward pass."""
-    try:
-        return str(module.code)
-    except (AttributeError, RuntimeError):
-        return ""
+def traced_code(module: torch.fx.GraphModule | torch.jit.ScriptModule) -> tuple[str, dict[str, Any]]:
+    """The code of a network that was traced or compiled to TorchScript, and the plain values that it uses by name."""
+    if isinstance(module, torch.fx.GraphModule):
+        return module.code, {}
+    inside: Any = module._c
+    methods = [inside._get_method(name) for name in inside._method_names()]
+    code = "\n".join(method.code for method in methods)
+    names = sorted(set(re.findall(r"\w\.(\w+)", code)))
+    values = {name: inside.getattr(name) for name in names if inside.hasattr(name)}
+    constants = [dict(method.code_with_constants[1]) for method in methods]
+    return code, {name: value for name, value in values.items() if is_plain(value)} | {"constants": constants}

@@ -6,7 +6,6 @@ by reading imports, wherever in the source they stand: so every process finds th
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import os
@@ -17,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import resolve_name
 from pathlib import Path
 from types import CodeType, ModuleType
 
 from tasks.models.errors import ModelError, UnknownModelError
+from tasks.models.source_imports import imports, with_packages
 
 #: Packages of this project. Their results are named by versions; a function in one of them is named by its module.
 OURS = frozenset({"flows", "tasks", "storage"})
@@ -112,7 +111,7 @@ def users_modules(names: Iterable[str], root: str | None = None) -> dict[str, st
     `root` is the module that the user named, and the package it is in: these are the user's own wherever they lie.
     """
     found: dict[str, str] = {}
-    waiting = [part for name in names for part in _with_packages(name)]
+    waiting = [part for name in names for part in with_packages(name)]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -122,7 +121,7 @@ def users_modules(names: Iterable[str], root: str | None = None) -> dict[str, st
             continue
         source = _read(file)
         found[name] = _ran.get(name, _sha256(source)) if name in sys.modules else _sha256(source)
-        waiting += [part for other in _imports(source, name, is_package) for part in _with_packages(other)]
+        waiting += [part for other in imports(source, name, is_package) for part in with_packages(other)]
     return found
 
 
@@ -154,7 +153,7 @@ def imports_of(names: Iterable[str], root: str | None = None) -> set[str]:
     for name in users_modules(names, root):
         file, is_package = _file_of(name)
         if file is not None:
-            tops |= {other.partition(".")[0] for other in _imports(_read(file), name, is_package)}
+            tops |= {other.partition(".")[0] for other in imports(_read(file), name, is_package)}
     return tops
 
 
@@ -192,12 +191,6 @@ def _forget(modules: Iterable[str]) -> None:
             _ran.pop(name, None)
 
 
-def _with_packages(name: str) -> list[str]:
-    """`a.b.c` with the packages `a` and `a.b`, which are imported with it."""
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
 def _file_of(name: str) -> tuple[str | None, bool]:
     """The file of a module, imported or not, and True if it is a package. Imports nothing."""
     loaded = sys.modules.get(name)
@@ -229,48 +222,6 @@ def _search(name: str, path: Sequence[str] | None, target: ModuleType | None = N
             if spec is not None:
                 return spec
     return None
-
-
-def _imports(source: bytes, name: str, is_package: bool) -> frozenset[str]:
-    return _imports_in(source, name if is_package else name.rpartition(".")[0])
-
-
-@lru_cache(maxsize=4096)
-def _imports_in(source: bytes, package: str) -> frozenset[str]:
-    """Full names of all that a source imports, in functions too; modules and what may be a name in one."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # a compiled module; one that cannot be imported either
-        return frozenset()
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            if not base:
-                continue
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names if alias.name != "*"}
-        elif isinstance(node, ast.Call):
-            found |= _imported_by_call(node)
-    return frozenset(found)
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    try:
-        return resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
-    except ImportError:  # beyond the top-level package
-        return ""
-
-
-def _imported_by_call(node: ast.Call) -> set[str]:
-    """The module of `importlib.import_module("name")`."""
-    function = node.func
-    called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    first = node.args[0] if node.args else None
-    if called not in ("import_module", "__import__") or not isinstance(first, ast.Constant):
-        return set()
-    return {first.value} if isinstance(first.value, str) and not first.value.startswith(".") else set()
 
 
 @lru_cache(maxsize=1)

@@ -205,6 +205,24 @@ def test_networks_in_other_forms_are_described_alike_each_time() -> None:
         assert "0x" not in described(make())
 
 
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.linear, self.scale = nn.Linear(2, 2), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * self.scale
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and users' files still hold it
+@pytest.mark.parametrize(
+    "form", [torch.jit.script, lambda net: torch.jit.trace(net, torch.ones(1, 2))], ids=["script", "trace"]
+)
+def test_values_in_torchscript_count(form: Callable[[nn.Module], nn.Module]) -> None:
+    texts = [described(form(nn.Sequential(Scaled(scale)).eval())) for scale in (2.0, 2.0, 3.0)]
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_a_whole_network_is_described_in_a_moment_and_each_setting_counts() -> None:
     models = [resnet18(weights=None, num_classes=2).eval() for _ in range(3)]
     models[1].layer4[1].conv2.stride = (2, 2)
