@@ -21,6 +21,7 @@ from flows.engine.run_options import run_store
 from flows.engine.store_commands import gc, runs, verify
 from flows.engine.study_commands import study
 from tasks.parameters import EngineSpec
+from tasks.preprocess_choice import FORMS
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 #: First labels printed per layer at the end of a run.
@@ -106,9 +107,10 @@ def label(spec_file: Path | None, **options: Any) -> None:
     with engine(), _runners(spec) as runners:
         from flows.label_neurons import label_neurons
         from tasks.labelling import notes
+        from tasks.models.trial import network_notes
 
         plan = label_neurons.with_options(task_runner=runners.of_devices)(spec)
-        for note in notes(plan):
+        for note in (*network_notes(spec), *notes(plan)):
             say(f"Note: {note}")
         for layer in plan.activations.layouts:
             say(f"{layer}: {plan.store.labels(plan.digest, layer).url}")
@@ -119,6 +121,7 @@ def label(spec_file: Path | None, **options: Any) -> None:
 @click.option("--checkpoint", help="Weights file of the network.")
 @click.option("--checkpoint-key", metavar="KEY", help="Key under which the file holds the weights.")
 @click.option("--checkpoint-prefix", metavar="PREFIX", help="Take only weights whose names begin so, without it.")
+@click.option("--preprocess", help=f"How images become its inputs: {FORMS}.")
 @click.option("--match", default="**", metavar="GLOB", help="Only layers that match, such as layer* or **.fc1.")
 @click.pass_context
 def layers(
@@ -127,6 +130,7 @@ def layers(
     checkpoint: str | None,
     checkpoint_key: str | None,
     checkpoint_prefix: str | None,
+    preprocess: str | None,
     match: str,
 ) -> None:
     """Lists the layers of TARGET: names, types, output shapes and numbers of neurons."""
@@ -136,13 +140,13 @@ def layers(
         from tasks.models.targets import load_target
         from tasks.show import layers_table
 
-        loaded = load_target(target, checkpoint, checkpoint_key, checkpoint_prefix)
-        for note in loaded.notes:
-            say(f"Note: {note}")
+        loaded = load_target(target, checkpoint, checkpoint_key, checkpoint_prefix, preprocess)
         traced = trace(loaded.model, image_shape(loaded.preprocess))
         asked = traced if match == "**" else resolve(loaded.model, match.split(","), traced)
         names = dict.fromkeys(one for name in asked for one in (name, *traced[name].items))
         console().print(layers_table([traced[name] for name in names]))
+        for note in loaded.notes:
+            say(f"Note: {note}")
 
 
 @cli.command()

@@ -15,6 +15,7 @@ from flows.shard_probe import shard_probe
 from storage.files import Folder
 from tasks.announce import announcement
 from tasks.dataset import plan_dataset, publish_dataset
+from tasks.new_checkpoints import forget_networks
 from tasks.preflight import preflight
 from tasks.publish import plan_publication, publish
 from tasks.remember import remember
@@ -27,6 +28,7 @@ def dissect(spec: DissectSpec) -> Folder:
 
     Does only what storage does not hold yet.
     """
+    forget_networks()
     preflight(spec)
     with task_runners(spec) as runners:
         check_gpus(spec)

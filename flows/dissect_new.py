@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from flows.dissect import dissect
-from tasks.new_checkpoints import forget_networks, mark_dissected, plan_checkpoints, refuse_failures, summary
+from tasks.new_checkpoints import mark_dissected, plan_checkpoints, refuse_failures, summary
 from tasks.spec import DissectSpec
 
 
@@ -24,7 +24,6 @@ def dissect_new(spec: DissectSpec, checkpoints: str) -> None:
     for checkpoint in plan:
         if checkpoint.is_done:
             continue
-        forget_networks()
         state = dissect(checkpoint.spec, return_state=True)
         if state.is_completed():
             mark_dissected(checkpoint)

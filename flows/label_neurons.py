@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 from flows.engine.progress import follow, slugs
 from tasks.label import find_top_images, join_labels, score_block, sum_softmax
 from tasks.labelling import LabelPlan, plan_labels
+from tasks.new_checkpoints import forget_networks
 from tasks.shard import ProbeRef, finished_probe
 from tasks.spec import LabelSpec
 
@@ -19,7 +20,10 @@ def label_neurons(spec: LabelSpec, probe: ProbeRef | None = None) -> LabelPlan:
     `probe` is the finished probe set, found by the spec where it is not given. Layers go side by side; a killed flow
     goes on at the block.
     """
-    plan = plan_labels(probe or finished_probe(spec), spec)
+    if probe is None:
+        forget_networks()  # a flow of its own, in a process that may have loaded what files held before
+        probe = finished_probe(spec)
+    plan = plan_labels(probe, spec)
     num_neurons, layers = plan.activations.num_neurons, plan.missing
     found = [(find_top_images.submit(plan, layer), num_neurons[layer]) for layer in plan.unfound]
     follow("top images", found, total=sum(num_neurons[layer] for layer in layers), unit="neurons")

@@ -9,6 +9,7 @@ from flows.engine.gpus import gpus
 from flows.engine.names import observation_name
 from flows.engine.progress import follow, note, slug
 from tasks.concepts import concept_embeddings_of, embed_concepts, missing_texts, num_concepts
+from tasks.new_checkpoints import forget_networks
 from tasks.observation import ObservationPlan, model_notes, plan_observation
 from tasks.observe import observe
 from tasks.passes import Pass, described
@@ -30,7 +31,9 @@ def observe_probe(
     spec = record or embed
     if spec is None:
         raise ValueError("Nothing to observe: give embed, record, or both.")
-    probe = probe or finished_probe(spec)
+    if probe is None:
+        forget_networks()  # a flow of its own, in a process that may have loaded what files held before
+        probe = finished_probe(spec)
     if embed and embed.concepts:
         concepts = concept_embeddings_of(embed)
         texts = missing_texts(concepts, embed)
@@ -39,7 +42,7 @@ def observe_probe(
             follow("embed concepts", work, total=num_concepts(embed), unit="concepts")
     plan = plan_observation(probe, embed, record)
     for text in model_notes(plan):
-        note(text)
+        note(f"Note: {text}")
     if plan.missing:
         note(space_needed(plan))
     stage = "embed and record" if embed and record else "embed" if embed else "record"

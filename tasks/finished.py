@@ -39,6 +39,7 @@ from tasks.models.devices import Placement
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef
 from tasks.parameters import names_function, same_target
 from tasks.paths import seen_from
+from tasks.preprocess_choice import names_code
 from tasks.published import LABELS, read_run, read_table
 from tasks.shard import ProbeRef, probe_at
 from tasks.spec import DissectSpec, LabelSpec
@@ -175,11 +176,13 @@ class FinishedRun:
         `typed` is what the user typed: code of somebody's own is run for that alone, whatever a file names. Raises
         `StudyError` where it is such code and was not typed; `what_for` is the option or study that would run it.
         """
-        target = self.spec.target
-        if names_function(target) and not same_target(typed, target):
+        target, preprocess = self.spec.target, self.spec.preprocess
+        code = [target] * names_function(target)
+        code += [preprocess] if preprocess and names_code(preprocess) else []
+        if code and not same_target(typed, target):
             raise StudyError(
-                f"The run's network is code of somebody's own, {target}, which {what_for} would run: type --target "
-                f"{target} to have it run."
+                f"The run's network is code of somebody's own, {' and '.join(code)}, which {what_for} would run: "
+                f"type --target {target} to have it run."
             )
         return target
 

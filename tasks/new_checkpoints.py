@@ -84,7 +84,7 @@ def _asked(spec: DissectSpec) -> dict[str, Any]:
 
 
 def forget_networks() -> None:
-    """Before a file is dissected: this process may have loaded what it held before."""
+    """Before a run: this process may have loaded what a file held before, weights or code."""
     load_target.cache_clear()
 
 

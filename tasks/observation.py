@@ -22,6 +22,7 @@ from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import held_device
 from tasks.models.preprocess import image_shape
 from tasks.models.targets import Recorded, load_target
+from tasks.models.trial import network_notes, try_network
 from tasks.parameters import EngineSpec
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.shard import ProbeRef
@@ -205,15 +206,18 @@ def plan_observation(probe: ProbeRef, embed: EmbedSpec | None, record: RecordSpe
         for rows in groups(probe.num_images)
     )
     missing = tuple(one for one in lacking if one.embeddings or one.activations)
+    if record and any(one.activations for one in missing):
+        layouts = next(iter(activations.values())).layouts
+        try_network(load_target(*record.network), layouts)
     return ObservationPlan(probe, embed, record, embeddings, activations, missing)
 
 
 def model_notes(plan: ObservationPlan) -> list[str]:
-    """What was chosen of the models' files without being asked, and converted. The models are loaded."""
+    """What whoever reads the results should know of the models that are used: what was chosen without being asked."""
     notes: list[str] = []
-    if plan.record:
-        notes += load_target(*plan.record.network).notes
-    if plan.embed and plan.embed.clip and plan.embeds_by_clip:
+    if plan.record and any(missing.activations for missing in plan.missing):
+        notes += network_notes(plan.record)
+    if plan.embed and plan.embed.clip and any(missing.embeddings for missing in plan.missing):
         notes += load_clip(plan.embed.clip, plan.embed.clip_checkpoint).notes
     return notes
 

@@ -111,7 +111,9 @@ def _as_planned(load: Any, named: tuple[str | None, ...], planned: Identity, wha
     if other := _differing(loaded.identity, planned):
         raise ModelError(
             f"A worker loads another {what} {named[0]} than the run was planned with (different: {', '.join(other)}"
-            "). Give all machines the same files, restart the workers where code has changed, and run again."
+            "). Give all machines the same files and versions of libraries, restart the workers where code has "
+            "changed, and run again. If this happens again, the network keeps something that is another each time it "
+            "is built, such as the time: leave that out of its attributes."
         )
     return loaded
 

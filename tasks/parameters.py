@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.preprocess_choice import check_preprocess
+
 #: Which hyperparameters each similarity function has; their defaults stand in its signature.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "soft_wpmi": ("top_k", "a", "lam", "p_start", "p_end"),
@@ -257,6 +259,12 @@ class TargetSpec(Group):
         description="Take only the weights of --checkpoint whose names begin with this, which is removed: backbone. "
         "of a detector, encoder_q. of MoCo. By default all of them, without what wrappers put before every name.",
     )
+    preprocess: str | None = Field(
+        None,
+        description="How images become the network's inputs, by default as it says itself: imagenet; SIZE (shorter "
+        "side resized, centre cropped, values from 0 to 1); SIZE,mean=M,std=S (then normalised; a number each, or "
+        "R/G/B: 32,mean=0.491/0.482/0.447,std=0.247/0.243/0.262); module:function, which takes a PIL image.",
+    )
     layers: tuple[str, ...] = Field(
         min_length=1,
         description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A * ends at a dot; ** goes "
@@ -277,9 +285,21 @@ class TargetSpec(Group):
     )
 
     @property
-    def network(self) -> tuple[str, str | None, str | None, str | None]:
+    def network(self) -> tuple[str, str | None, str | None, str | None, str | None]:
         """What names the network, as `load_target` takes it."""
-        return self.target, self.checkpoint, self.checkpoint_key, self.checkpoint_prefix
+        return self.target, self.checkpoint, self.checkpoint_key, self.checkpoint_prefix, self.preprocess
+
+    @field_validator("preprocess", mode="before")
+    @classmethod
+    def _preprocess_as_typed(cls, given: Any) -> Any:
+        return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("preprocess")
+    @classmethod
+    def _preprocess_is_one(cls, given: str | None) -> str | None:
+        if given is not None:
+            check_preprocess(given)
+        return given
 
     @field_validator("layers", "summary", mode="before")
     @classmethod

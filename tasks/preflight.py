@@ -11,6 +11,8 @@ from tasks.dataset import refuse_foreign
 from tasks.evaluation.truth import read_truth
 from tasks.models.clip import load_clip, num_dimensions
 from tasks.models.devices import check_devices
+from tasks.models.targets import load_target
+from tasks.models.trial import try_network
 from tasks.observation import traced_layers
 from tasks.out_folder import refuse_foreign_files
 from tasks.precomputed import ImageEmbeddingsFile, read_npy
@@ -29,10 +31,10 @@ def preflight(spec: DissectSpec) -> None:
         refuse_foreign(spec.publish)
     concept_list(spec)
     truth = read_truth(spec.truth) if spec.truth else None
-    layouts = traced_layers(spec)
+    traced = traced_layers(spec)
     if truth is not None:
-        last = list(layouts)[-1]
-        num_neurons = layouts[last].num_neurons
+        last = list(traced)[-1]
+        num_neurons = traced[last].num_neurons
         assert num_neurons is not None  # what has none is refused
         truth.of(last, num_neurons)
     concept_embeddings_of(spec)
@@ -41,6 +43,8 @@ def preflight(spec: DissectSpec) -> None:
     if not spec.dask_address:  # whose workers have devices of their own
         check_devices(spec.device, spec.share_devices)
     _same_dimensions(spec)
+    target = load_target(*spec.network)
+    try_network(target, {name: layer.layout for name, layer in traced.items() if layer.layout})
 
 
 def _same_dimensions(spec: DissectSpec) -> None:

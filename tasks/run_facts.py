@@ -22,6 +22,7 @@ from tasks.dissection.metrics import accuracy, has_right, right_ranks
 from tasks.evaluation.truth import names_of, read_truth
 from tasks.label_tables import num_distinct
 from tasks.labelling import DONE, LabelPlan, notes
+from tasks.models.trial import network_notes
 from tasks.published import REJECTS
 from tasks.spec import DissectSpec
 
@@ -101,7 +102,7 @@ def _accuracy(plan: PublishPlan, layer: str) -> dict[str, Any] | None:
 
 def _notes(plan: PublishPlan, done: dict[str, dict[str, Any]]) -> list[str]:
     spec, probe = plan.spec, plan.labels.probe
-    found = notes(plan.labels) + (detailing.notes(plan.details) if plan.details else [])
+    found = [*network_notes(spec), *notes(plan.labels), *(detailing.notes(plan.details) if plan.details else [])]
     if probe.num_rejects:
         found.append(f"{probe.num_rejects} files were refused; {REJECTS} gives the reasons.")
     if images := images_left_out(probe.left_out):

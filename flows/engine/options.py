@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from tasks.parameters import Group, names_function
+from tasks.preprocess_choice import names_code
 from tasks.spec import DissectSpec
 
 #: Parameters of a whole run.
@@ -22,6 +23,7 @@ EVERYTHING = DissectSpec.model_fields
 #: Parameters that make code run, and what it is. Specs are published and passed on: a file alone must not choose it.
 RUN_CODE: dict[str, tuple[Callable[[str], bool], str]] = {
     "target": (names_function, "a Python function, which would be imported and called"),
+    "preprocess": (names_code, "a Python function, which would be imported and called"),
     "dask_address": (bool, "a Dask scheduler, which tells its clients what to unpickle"),
 }
 #: How a wrong value is shown: with aliases, a few lines of YAML are a list of lists without end.

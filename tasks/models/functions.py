@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +15,11 @@ from torch import nn
 from tasks.dissection.errors import UnknownNameError
 from tasks.models.errors import ModelError, UnknownModelError
 from tasks.models.own_modules import look_in, refuse_reserved
+from tasks.models.user_code import import_users
 from tasks.parameters import target_file
 
 
-def imported(target: str) -> ModuleType:
+def imported(target: str, what: str = "target") -> ModuleType:
     """The module of `module:function` or `file.py:function`. Raises `UnknownModelError` where there is none."""
     file = target_file(target)
     try:
@@ -29,7 +27,7 @@ def imported(target: str) -> ModuleType:
     except ModuleNotFoundError as error:
         here = Path(file[0]).expanduser().absolute().parent if file else Path.cwd()
         raise UnknownModelError(
-            f"There is no Python module {error.name!r} to take the target {target} from; looked in "
+            f"There is no Python module {error.name!r} to take the {what} {target} from; looked in "
             f"{here} and the installed packages. Library networks are torchvision:NAME, timm:NAME, open_clip:NAME; a "
             "file is ./mynet.py:function."
         ) from error
@@ -115,7 +113,7 @@ def _by_name(target: str) -> ModuleType:
     """
     name, here = target.partition(":")[0], look_in(Path.cwd())
     try:
-        module = importlib.import_module(name)
+        module = import_users(name)
     except ImportError as error:
         refuse_reserved(error.name or "", target)
         raise
@@ -139,13 +137,4 @@ def _from_file(file: str) -> ModuleType:
         raise UnknownModelError(f"There is no file {path} to take the target's function from.")
     look_in(path.parent)
     name = f"file_of_target_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_users(name, path)

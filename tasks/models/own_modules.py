@@ -40,10 +40,11 @@ class WorkingFolder:
 def look_in(folder: Path) -> Path:
     """Has imports of this process look in a folder before all others; returns it."""
     finder = WorkingFolder(str(folder))
-    if finder.folder not in sys.path and finder not in sys.meta_path:
-        # Before other folders of the user's, and before the path.
-        kinds = [one is PathFinder or isinstance(one, WorkingFolder) for one in sys.meta_path]
-        sys.meta_path.insert(kinds.index(True), finder)
+    if finder in sys.meta_path:
+        sys.meta_path.remove(finder)
+    # Before other folders of the user's, and before the path.
+    kinds = [one is PathFinder or isinstance(one, WorkingFolder) for one in sys.meta_path]
+    sys.meta_path.insert(kinds.index(True), finder)
     return folder
 
 

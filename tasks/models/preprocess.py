@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tasks.dissection.errors import UnknownNameError
+from tasks.models.checkpoints import loading
+from tasks.models.describe import Description
 from tasks.models.errors import ModelError, error_with_kind
+from tasks.models.functions import imported
+from tasks.preprocess_choice import IMAGENET, PreprocessChoice
 
+#: Letters of a description that people can still read; of a longer one the beginning is kept, and a digest.
+LONGEST_TEXT = 4_000
 #: From an RGB image to the network's input `[3, H, W]`.
 Preprocess = Callable[[Image.Image], Tensor]
 #: The entry of what processors of transformers return that holds the image.
@@ -25,17 +28,51 @@ PIXELS = "pixel_values"
 BLANK_SIZE = 64
 
 
-def describe(preprocess: Preprocess) -> str:
-    """A text that changes when the preprocessing does. Transforms of torchvision say all in their repr."""
-    if inspect.isfunction(preprocess):
-        return f"{preprocess.__module__}.{preprocess.__qualname__} {source_digest(inspect.getmodule(preprocess))}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(preprocess))
+def describe(preprocess: Preprocess, root: str | None = None) -> str:
+    """A text that changes when the preprocessing does: its settings, the user's own code, versions of libraries.
+
+    `root` is the module that the user named.
+    """
+    description = Description(root=root)
+    text = description.text(preprocess)
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[: LONGEST_TEXT // 2]}… {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{text} {description.code()}".strip()
 
 
-def source_digest(module: ModuleType | None) -> str:
-    """SHA-256 of a module's source: an edit to the code that makes a network makes another network."""
-    file = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+def chosen_preprocess(text: str) -> tuple[Preprocess, str | None]:
+    """The preprocessing that a user names by --preprocess, and the module of the user's that it is from.
+
+    Raises `ModelError`.
+    """
+    if text == IMAGENET:
+        return imagenet_preprocess(), None
+    chosen = PreprocessChoice.of(text)
+    if chosen.function is None:
+        return _resized(chosen), None
+    return _users_preprocess(text)
+
+
+def _resized(chosen: PreprocessChoice) -> Preprocess:
+    """Shorter side resized, centre cropped, in [0, 1], then normalised."""
+    from torchvision.transforms._presets import ImageClassification
+
+    made = ImageClassification(
+        crop_size=chosen.size, resize_size=chosen.size, mean=list(chosen.mean), std=list(chosen.std)
+    )
+    return cast(Preprocess, made)
+
+
+def _users_preprocess(text: str) -> tuple[Preprocess, str]:
+    with loading(only_tensors=False):
+        module = imported(text, "--preprocess")
+    name = text.rpartition(":")[2]
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [one for one, value in vars(module).items() if callable(value) and not isinstance(value, type)]
+        way_out = f"{module.__name__} has {', '.join(known) or 'none'}."
+        raise UnknownNameError.of("preprocessing", name, known, way_out)
+    return cast(Preprocess, found), module.__name__
 
 
 def imagenet_preprocess() -> Preprocess:

@@ -19,11 +19,13 @@ from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
 from tasks.models.checkpoints import load_into, loading, read_checkpoint, refuse_unusual
 from tasks.models.choosing import Checkpoint
+from tasks.models.describe import Description
 from tasks.models.devices import Batches, Placement, Replicas, Timed
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, UnknownModelError
 from tasks.models.functions import function_in, imported, network_and_preprocessing
-from tasks.models.preprocess import Preprocess, describe, giving_tensors, imagenet_preprocess, source_digest
+from tasks.models.preprocess import Preprocess, chosen_preprocess, describe, giving_tensors, imagenet_preprocess
+from tasks.models.seeds import seeded
 from tasks.models.weights_digest import digest_of_weights
 from tasks.parameters import names_function
 
@@ -31,6 +33,8 @@ from tasks.parameters import names_function
 RANDOM = "random"
 #: The function that makes the embedded sample's network.
 SAMPLE = "tasks.sample.network:target"
+#: Bytes of the largest network that is built a second time, to see whether its weights are random.
+LARGEST_BUILT_TWICE = 2**30
 
 
 #: Names activations: summary function and layer.
@@ -46,7 +50,7 @@ class Target:
     preprocess: Preprocess
     #: What its activations depend on: weights, architecture, preprocessing.
     identity: dict[str, str]
-    #: What was chosen of its weights without being asked, and converted.
+    #: What whoever reads the labels should know of it: what was chosen or converted without being asked.
     notes: tuple[str, ...] = ()
 
 
@@ -100,13 +104,18 @@ class PlacedTarget:
 
 @lru_cache(maxsize=1)  # of many checkpoints in a row, a process holds one
 def load_target(
-    name: str, checkpoint: str | None = None, key: str | None = None, prefix: str | None = None
+    name: str,
+    checkpoint: str | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+    preprocess: str | None = None,
 ) -> Target:
     """Loads a network once per process, or once until another is loaded.
 
     `name` is `torchvision:NAME[/WEIGHTS]`, `timm:NAME[/random]`, `open_clip:NAME/PRETRAINED`, `module:function`,
-    `file.py:function` or `sample`. `key` and `prefix` say where in the checkpoint the weights are. Raises
-    `ModelError` (unknown name, checkpoint that does not fit, weights that cannot be fetched).
+    `file.py:function` or `sample`. `key` and `prefix` say where in the checkpoint the weights are; `preprocess` takes
+    the place of the network's own preprocessing. Raises `ModelError` (unknown name, checkpoint that does not fit,
+    weights that cannot be fetched).
     """
     kind, _, rest = name.partition(":")
     if name != "sample" and (not kind or not rest):
@@ -123,22 +132,26 @@ def load_target(
     weights = read_checkpoint(checkpoint, key, prefix) if checkpoint and kind != "open_clip" else None
     makers = {"torchvision": _from_torchvision, "timm": _from_timm}
     notes: tuple[str, ...] = ()
+    own: OwnCode | None = None
+    brought: Preprocess | None
     if kind == "open_clip":
-        (model, preprocess, notes), source = _from_open_clip(rest, checkpoint, key, prefix), ""
+        model, brought, notes = _from_open_clip(rest, checkpoint, key, prefix)
     elif kind in makers:
-        (model, preprocess), source = makers[kind](rest, weights), ""
+        model, brought = makers[kind](rest, weights)
     else:
-        model, preprocess, source = _from_function(name if names_function(name) else SAMPLE)
+        model, brought, own = _from_function(name if names_function(name) else SAMPLE)
     notes += _in_float32(model)
     if weights is not None:
         notes += load_into(model, weights)
     model = model.eval().requires_grad_(False).cpu()
+    chosen, module = chosen_preprocess(preprocess) if preprocess else (brought or imagenet_preprocess(), None)
     identity = {
-        "architecture": hashlib.sha256(_architecture(model).encode()).hexdigest() + source,
+        "architecture": _architecture(model, own),
         "weights": digest_of_weights(model),
-        "preprocess": describe(preprocess),
+        "preprocess": describe(chosen, module or (own.module if own else None)),
     }
-    return Target(name, model, giving_tensors(preprocess, name), identity, notes)
+    notes += () if preprocess or brought else (_ASSUMED.format(name=name),)
+    return Target(name, model, giving_tensors(chosen, name), identity, notes)
 
 
 def _in_float32(model: nn.Module) -> tuple[str, ...]:
@@ -158,25 +171,51 @@ def _in_float32(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _architecture(model: nn.Module) -> str:
+@dataclass(frozen=True)
+class OwnCode:
+    """The function that a user names as target."""
+
+    module: str
+    function: str
+
+
+#: Note on a network that says nothing of its preprocessing.
+_ASSUMED = (
+    "{name} brings no preprocessing, so that of ImageNet's networks is used: the shorter side is resized to 256 "
+    "pixels, the middle 224 x 224 taken, and normalised by ImageNet's mean and standard deviation. Labels of a "
+    "network that was trained otherwise mislead: give --preprocess (32 for images of 32 x 32 pixels), or "
+    "--preprocess imagenet where this is right."
+)
+
+
+def _architecture(model: nn.Module, own: OwnCode | None) -> str:
     """A text that changes when what the network does with its weights changes.
 
-    The settings of its modules too: neither repr nor weights show the number of attention heads, or that GoogLeNet
-    with pretrained weights scales its input anew.
+    Of its modules' settings, functions and buffers; of the user's code they run; of the versions of libraries. The
+    user's function too: two of one module may build the same weights and do other things with them.
     """
-    settings = [
-        f"{name}.{key}={value!r}"
-        for name, module in model.named_modules()
-        for key, value in sorted(vars(module).items())
-        if not key.startswith("_") and key != "training" and _is_plain(value)
-    ]
-    return "\n".join([repr(model), *settings])
+    description = Description(model.state_dict(keep_vars=True).values(), own.module if own else None)
+    digest = hashlib.sha256(description.text(model).encode()).hexdigest()
+    if own:
+        description.modules.add(own.module)
+    return " ".join([digest, *([own.function] if own else []), description.code()]).strip()
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def weights_are_random(target: Target) -> bool:
+    """True if the weights of a user's function are drawn anew at every call: it is called once more to see.
+
+    The network is then the one of random seed 0. False where that cannot be told: the function fails the second
+    time, or the network is so large that two of them may be too much for the memory.
+    """
+    size = sum(tensor.nbytes for tensor in target.model.state_dict().values())
+    if not names_function(target.name) or size > LARGEST_BUILT_TWICE:
+        return False
+    try:
+        model, _, _ = _from_function(target.name, seed=1)
+    except Exception:
+        return False
+    _in_float32(model)
+    return digest_of_weights(model.cpu()) != target.identity["weights"]
 
 
 def _from_torchvision(rest: str, weights: Checkpoint | None) -> tuple[nn.Module, Preprocess]:
@@ -253,11 +292,13 @@ def _from_open_clip(
     return visual, preprocess, notes
 
 
-def _from_function(target: str) -> tuple[nn.Module, Preprocess, str]:
-    """`module:function` or `file.py:function` of the user's own."""
-    module = imported(target)
-    make, function = function_in(module, target), target.rpartition(":")[2]
-    with loading(only_tensors=False):
+def _from_function(target: str, seed: int = 0) -> tuple[nn.Module, Preprocess | None, OwnCode]:
+    """`module:function` or `file.py:function` of the user's own.
+
+    What it draws at random is the same in every process.
+    """
+    with loading(only_tensors=False), seeded(seed):
+        module = imported(target)
+        make = function_in(module, target)
         model, preprocess = network_and_preprocessing(make(), target)
-    # The function too: two of one module may build the same weights and do other things with them.
-    return model, preprocess or imagenet_preprocess(), f"{function} {source_digest(module)}"
+    return model, preprocess, OwnCode(module.__name__, target.rpartition(":")[2])

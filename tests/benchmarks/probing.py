@@ -106,7 +106,7 @@ def preprocessed(spec: DissectSpec, data: bytes) -> tuple[torch.Tensor, torch.Te
     """An image as both models take it."""
     assert spec.clip is not None
     image = decode(data)
-    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(spec.target, spec.checkpoint)
+    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(*spec.network)
     return clip.preprocess(image), target.preprocess(image)
 
 
@@ -121,7 +121,7 @@ def decode_all(spec: DissectSpec, files: list[bytes]) -> None:
 def forward_all(spec: DissectSpec, probe: ProbeRef, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """The bare forward loop, with the hooks that record."""
     assert spec.clip is not None
-    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(spec.target, spec.checkpoint)
+    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(*spec.network)
     [recording] = recordings_of(probe, spec).values()
     with recorded(target.model, recording.layouts, recording.summary):
         for for_clip, for_target in batches:
@@ -133,7 +133,7 @@ def forward_all(spec: DissectSpec, probe: ProbeRef, batches: list[tuple[torch.Te
 def published_passes(spec: DissectSpec, images: Path, out: Path, batch_size: int = 200) -> None:
     """A pass for the embeddings and a pass for the activations, each of which decodes all images."""
     assert spec.clip is not None
-    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(spec.target, spec.checkpoint)
+    clip, target = load_clip(spec.clip, spec.clip_checkpoint), load_target(*spec.network)
     embeddings = [clip.model.encode_image(batch).cpu() for batch, _ in loader(images, clip.preprocess, batch_size)]
     torch.save(torch.cat(embeddings), out / "clip.pt")
     kept: dict[str, list[torch.Tensor]] = {layer: [] for layer in spec.layers}

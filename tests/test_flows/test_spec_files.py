@@ -31,6 +31,7 @@ def file_of(folder: Path, **changes: Any) -> Path:
     [
         ({"target": "evil:make"}, {"target": "evil:make"}),
         ({"target": "evil net.sub:make"}, {"target": "evil net.sub:make"}),
+        ({"preprocess": "evil:crop"}, {"preprocess": "evil:crop"}),
         ({"dask_address": "tcp://evil:8786"}, {"dask_address": "tcp://evil:8786"}),
         (both := {"target": "evil:make", "dask_address": "tcp://evil:8786"}, both),
     ],
@@ -46,7 +47,8 @@ def test_what_would_run_code_has_to_be_typed_too(
     for name, value in typed.items():
         assert re.search(rf"--{name.replace('_', '-')} '?{re.escape(value)}'?", str(caught.value))
     assert build_spec(DissectSpec, file, typed) == DissectSpec(**(SPEC | changes))
-    assert build_spec(DissectSpec, file, {"target": "sample", "dask_address": "tcp://mine:1"}).target == "sample"
+    others = {"target": "sample", "preprocess": "32", "dask_address": "tcp://mine:1"}
+    assert build_spec(DissectSpec, file, others).target == "sample"
 
 
 @pytest.mark.parametrize(

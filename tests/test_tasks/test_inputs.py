@@ -20,7 +20,7 @@ from tests.test_tasks.conftest import Bench, observed, recording, shard
 def inputs(bench: Bench, layer: str, **changes: Any) -> LinearInputs | None:
     spec = bench.spec(**changes)
     plan = observed(shard(spec), None, spec)
-    target = load_target(spec.target, spec.checkpoint)
+    target = load_target(*spec.network)
     return linear_inputs(target, recording(plan), plan.probe.num_images, layer)
 
 

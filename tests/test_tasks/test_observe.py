@@ -438,7 +438,7 @@ def test_a_worker_that_outlived_a_change_of_checkpoint_records_the_network_plann
     def hold_older() -> None:
         load_target.cache_clear()
         save_file(older, checkpoint)
-        load_target(spec.target, spec.checkpoint)
+        load_target(*spec.network)
 
     hold_older()
     with pytest.raises(ModelError, match=r"another network .* planned with .different: weights"):
