@@ -211,7 +211,8 @@ class Feed:
         if first.model is None:
             error = ShardError(
                 f"{len(rows)} of {num_images} images could be decoded when they were sharded and now cannot: "
-                f"{said}{more}."
+                f"{said}{more}. Use the version of Pillow that sharded them, or remove "
+                f"{self._probe.folder.url} and run again."
             )
         else:
             error = ModelError(
@@ -226,10 +227,10 @@ class Feed:
         if len(kinds := set(shapes)) == 1:
             return torch.stack(images)
         other = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
-        of, another = self._names([rows.start, rows.start + other])
+        first, second = self._names([rows.start, rows.start + other])
         raise ModelError(
-            f"{self._called(model)} gives inputs of {len(kinds)} shapes, and a batch has one: {shapes[0]} of {of}, "
-            f"{shapes[other]} of {another}. Let it resize or crop, or give images of one size."
+            f"{self._called(model)} gives inputs of {len(kinds)} shapes, and a batch has one: {shapes[0]} of {first} "
+            f"and {shapes[other]} of {second}. Let it resize or crop, or give images of one size."
         )
 
     def _called(self, model: str) -> str:

@@ -135,10 +135,10 @@ def grey(values: npt.NDArray[np.generic], scaled: Callable[[npt.NDArray[np.float
     return Image.fromarray(found).convert("RGB")
 
 
-def tiff_type(bits: tuple[int, ...], sample_format: int) -> str:
+def tiff_type(bits: int, sample_format: int, channels: int = 1) -> str:
     """The number type of a TIFF's pixels in words: `32-bit floats`, `3 channels of 16-bit signed integers`."""
-    kind = f"{bits[0]}-bit {SAMPLE_FORMATS.get(sample_format, 'numbers of another kind')}"
-    return kind if len(bits) == 1 else f"{len(bits)} channels of {kind}"
+    kind = f"{bits}-bit {SAMPLE_FORMATS.get(sample_format, 'numbers of another kind')}"
+    return kind if channels == 1 else f"{channels:,} channels of {kind}"
 
 
 def opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -157,8 +157,11 @@ def opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
 def _unidentified(data: bytes) -> str:
     """The reason for which Pillow takes bytes for no image."""
     if data.startswith(TIFF):
-        with suppress(Exception):  # damage
-            return f"its pixels are {_tiff_type(data)}, which are not read from a TIFF: save it in 8 bits"
+        with suppress(Exception), warnings.catch_warnings():  # damage
+            warnings.simplefilter("ignore")
+            return (
+                f"its pixels are {_tiff_type(data)}, in a form of TIFF that is not read: save it in 8 bits, or as PNG"
+            )
     if name := unread_format(data):
         return f"{name} is not read: convert it to PNG or JPEG"
     return "not an image, or of an unknown format"
@@ -171,8 +174,8 @@ def _tiff_type(data: bytes) -> str:
     file.seek(tags.next)
     tags.load(file)
     bits = tags[TiffImagePlugin.BITSPERSAMPLE]
-    samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-    return tiff_type(bits if len(bits) > 1 else bits * samples, tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0])
+    channels = len(bits) if len(bits) > 1 else tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    return tiff_type(bits[0], tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0], channels)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

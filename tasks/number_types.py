@@ -73,7 +73,7 @@ def _top(image: Image.Image) -> int | None:
     bits, sample_format = _tag(image, BITSPERSAMPLE, 1), _tag(image, SAMPLEFORMAT, 1)
     if (image.mode == "I" or sample_format == SIGNED) and _values(image) is not None:
         raise UndecodableError(
-            f"its pixels are {tiff_type((bits,), sample_format)}, of which no scale is known: save it in 8 bits, or "
+            f"its pixels are {tiff_type(bits, sample_format)}, of which no scale is known: save it in 8 bits, or "
             "as unsigned integers of 16 bits"
         )
     if bits == 12:

@@ -35,6 +35,7 @@ from storage.layout import Store
 from storage.shards import INDEX_COLUMNS, MANIFEST, REJECT_COLUMNS, ShardMember, TarPass, read_images, write_shard
 from storage.sources.broden import Broden
 from storage.sources.image_list import ImageList
+from storage.sources.magic import image_format
 from storage.sources.parquet_images import ParquetImages
 from storage.sources.tars import Tars
 from storage.tables import write_parquet
@@ -44,6 +45,7 @@ from tasks.dissection.errors import DissectionError
 from tasks.images import UndecodableError, decodable_size, decode
 from tasks.models.checkpoints import read_checkpoint
 from tasks.models.errors import ModelError
+from tasks.number_types import in_8_bits
 from tasks.precomputed import ImageEmbeddingsFile
 from tasks.probe_index import INDEX, REJECTS
 from tasks.publish import republish_report
@@ -256,16 +258,20 @@ def _write_spec(folder: Path) -> None:
 
 
 IMAGE_KINDS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+FLOATS = "floats.tiff"
 
 
 def _write_images(folder: Path) -> None:
     for kind in IMAGE_KINDS:
         (folder / kind).write_bytes(png(kind=kind))
+    Image.new("F", (9, 7), 0.5).save(folder / FLOATS, "TIFF")
 
 
 def _read_images(folder: Path) -> None:
     for kind in IMAGE_KINDS:
         decodable_size((folder / kind).read_bytes())
+    in_8_bits((folder / FLOATS).read_bytes())
+    image_format((folder / FLOATS).read_bytes()[:32])
 
 
 READERS = {
@@ -303,7 +309,7 @@ READERS = {
     ),
     "checkpoints": Reader(_write_checkpoints, ("new.pt", "old.pt", "x.safetensors"), _read_checkpoints),
     "specs": Reader(_write_spec, ("spec.yaml",), lambda folder: build_spec(DissectSpec, folder / "spec.yaml", {})),
-    "images": Reader(_write_images, IMAGE_KINDS, _read_images),
+    "images": Reader(_write_images, (*IMAGE_KINDS, FLOATS), _read_images),
 }
 
 #: What numbers of formats are at their edges.

@@ -96,7 +96,7 @@ def test_images_of_different_shapes_make_no_batch_and_two_are_named(bench: Bench
     def uneven(image: Image) -> Tensor:
         return torch.zeros(3, 4 + (to_tensor(image)[0].mean() > 0.4).item(), 4)
 
-    words = r"for first \(uneven\) gives inputs of 2 shapes.*: \(3, 4, 4\) of blue/00\.jpg .*, \(3, 5, 4\) of grey/00"
+    words = r"first \(uneven\) gives inputs of 2 shapes.*: \(3, 4, 4\) of blue/00\.jpg .* and \(3, 5, 4\) of grey/00"
     with (
         pytest.raises(ModelError, match=words + r".*Let it resize or crop"),
         fed(bench, [Wanted(Rows(0, 48), ("first",))], 48, {"first": uneven}) as batches,

@@ -119,6 +119,14 @@ def test_types_without_a_scale_are_refused_by_name(name: str, data: bytes) -> No
         values(data)
 
 
+def test_a_big_tiff_that_is_not_read_is_named_too() -> None:
+    entries = {256: 16, 257: 16, 258: 64, 262: 1, 273: 16, 277: 1, 279: 2048, 339: 3}
+    tags = b"".join(struct.pack("<HHQQ", tag, 3, 1, value) for tag, value in entries.items())
+    data = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, len(entries)) + tags + bytes(8 + 2048)
+    with pytest.raises(UndecodableError, match="its pixels are 64-bit floats, in a form of TIFF that is not read"):
+        decode(data)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_floats_that_are_no_numbers_are_counted(bad: float) -> None:
     floats = np.full((SIDE, SIDE), 0.5, np.float32)
