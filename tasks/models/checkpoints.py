@@ -70,7 +70,7 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Loads the weights of a file that fit the model; returns what was chosen without being asked.
 
     What fits is what the model's own `load_state_dict` takes, with the names of older versions that it knows. Raises
-    `CheckpointError` naming what does not fit; the model is then as it was.
+    `CheckpointError` naming what does not fit; the model is then as it was, if it can be copied.
     """
     wanted = model.state_dict()
     chosen = checkpoint.weights_for(wanted.keys())
@@ -123,9 +123,8 @@ def _fit(model: nn.Module, weights: Weights) -> _Fit:
     error, misshapen = "", []
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "for .*: copying from a non-meta parameter"
-            )  # into a copy without values
+            # Into a copy without values nothing is copied, which is meant.
+            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
             found[:] = [model.load_state_dict(weights, strict=False)]
     except Exception as failed:  # a network's own loading may raise anything
         misshapen = [f"{name} {there} for {here}" for name, there, here in _MISSHAPEN.findall(str(failed))]
@@ -142,14 +141,11 @@ def _fit(model: nn.Module, weights: Weights) -> _Fit:
 
 def _empty_copy(model: nn.Module) -> nn.Module:
     """A copy of a network with shapes and no values, to try weights on; the network itself where none can be made."""
-    tensors = [*model.parameters(), *model.buffers()]
-    empty: dict[int, Any] = {
-        id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad)
-        if isinstance(tensor, nn.Parameter)
-        else tensor.to("meta")
-        for tensor in tensors
-    }
     try:
+        empty: dict[int, Any] = {
+            id(one): nn.Parameter(one.to("meta"), one.requires_grad) for one in model.parameters()
+        }
+        empty |= {id(one): one.to("meta") for one in model.buffers()}
         return copy.deepcopy(model, empty)
     except Exception:  # weight_norm of old makes tensors that cannot be copied, and modules may hold anything
         return model
@@ -194,16 +190,16 @@ def _is_constant(model: nn.Module, name: str) -> bool:
 
 
 def _absent_head(model: nn.Module, fit: _Fit) -> tuple[str, ...]:
-    """Names of the classifier, where it is all that a part of a larger network lacks or has otherwise."""
+    """Names of the classifier, where it is all that a part of a larger network lacks."""
     names = list(model.state_dict())
-    lacking = {*fit.missing, *(one.partition(" ")[0] for one in fit.misshapen)}
-    if fit.error or not lacking or lacking != set(names[-len(lacking) :]):
+    lacking = set(fit.missing)
+    if fit.error or fit.misshapen or not lacking or lacking != set(names[-len(lacking) :]):
         return ()
     modules = dict(model.named_modules())
     heads = {name.partition(".")[0] for name in lacking}
     is_linear = all(isinstance(modules[name.rpartition(".")[0]], nn.Linear) for name in lacking)
     is_of_head = all(name.partition(".")[0] in heads for name in fit.unexpected)
-    return tuple(sorted(lacking)) if is_linear and is_of_head and not fit.misshapen else ()
+    return tuple(sorted(lacking)) if is_linear and is_of_head else ()
 
 
 def _notes_on(model: nn.Module, fit: _Fit, absent: Sequence[str], unexpected: Sequence[str]) -> Iterator[str]:

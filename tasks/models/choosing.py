@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from tasks.models.errors import CheckpointError
+from tasks.models.weight_names import beginnings, name_of_today, prefixes_of, unwrapped, with_prefix, without_wrappers
 
 #: Weights by name; `_metadata` tells the versions of the modules that they were saved from.
 Weights = OrderedDict[str, Any]
-#: Names of the network, and what they are in the file.
-Names = dict[str, str]
 #: Keys under which training frameworks keep the weights of a network, the first before the others.
 WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "net")
 #: Words of keys under which averages of the weights are kept.
 AVERAGED = {"ema", "swa", "avg", "average", "averaged", "shadow"}
-#: Counters that averages keep beside the weights.
-COUNTERS = {"n_averaged", "num_updates", "updates", "decay", "initted", "step"}
-#: What wrappers put into names: compile, FSDP, activation checkpointing.
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 #: Facts that OpenAI's CLIP files hold beside the weights, and that tell these files from others.
 OPENAI_FACTS = {"input_resolution", "context_length", "vocab_size"}
-#: What usual wrappers put before every name: DataParallel and averages, Lightning.
-USUAL_PREFIXES = ("module.", "model.")
 #: State of a module that may be no tensor.
 EXTRA_STATE = "_extra_state"
-#: Names of torchvision's DenseNets in the files that it publishes; its own loader joins the parts.
-_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 #: Levels of keys that are looked through.
 DEPTH = 5
 #: Names shown of many.
@@ -131,7 +122,7 @@ class Checkpoint:
         counts = {
             (candidate.dotted, prefix): count
             for candidate in _candidates(self.content, ())
-            for prefix, count in _prefixes(candidate.weights, wanted).items()
+            for prefix, count in prefixes_of(candidate.weights, wanted).items()
         }
         if not counts:
             return ""
@@ -152,17 +143,18 @@ class Checkpoint:
     def _chosen(self, equal: Sequence[_Match]) -> Chosen:
         match, *others = equal
         key = match.candidate.dotted
+        place = key or "its top"
         notes = []
         if others and match.found:
             keys = ", ".join(other.candidate.dotted or "its top" for other in others)
             example = others[0].candidate.dotted
             also = f"; --checkpoint-key {example} takes the others" if example and len(others) == 1 else ""
-            notes.append(f"{self.path} holds weights under {key or 'its top'} and {keys}: {key} is taken{also}.")
+            notes.append(f"{self.path} holds weights under {place} and {keys}: {place} is taken{also}.")
         elif key and self.key is None and (match.candidate.is_averaged or match.candidate.key[-1] not in WEIGHT_KEYS):
             notes.append(f"The weights are those of {self.path} under {key}.")
         if match.left_out:
             few = len(match.left_out) <= SHOWN
-            left_out = _some(match.left_out) if few else _counted(_beginnings(match.left_out))
+            left_out = _some(match.left_out) if few else _counted(beginnings(match.left_out))
             counts = f"{len(match.left_out)} of {len(match.candidate.weights)} entries"
             notes.append(f"Left out of {self.path} ({counts}): {left_out}.")
         where = [f"under {key}"] * bool(key) + [f"without the prefix {match.removed}"] * bool(match.removed)
@@ -170,7 +162,7 @@ class Checkpoint:
         return Chosen(match.weights, name, tuple(notes), self.prefix is not None)
 
     def _no_prefix(self) -> str:
-        firsts: Counter[str] = sum((_beginnings(found.weights) for found in self.candidates()), Counter())
+        firsts: Counter[str] = sum((beginnings(found.weights) for found in self.candidates()), Counter())
         return f"No name in {self.path} begins with {self.prefix!r}. Beginnings of names: {_counted(firsts)}."
 
 
@@ -210,87 +202,19 @@ def _match(candidate: _Candidate, wanted: Set[str], prefix: str | None) -> _Matc
     """The candidate under the names of the network; None where none of its names has the prefix asked for."""
     names, removed = {name: name for name in candidate.weights}, ""
     if prefix is not None:
-        found = _with_prefix(names, prefix)
+        found = with_prefix(names, prefix)
         if found is None:
             return None
         names, removed = found
-    names, common = _unwrapped(names, wanted)
+    names, common = unwrapped(names, wanted)
     removed += common
-    weights: Weights = OrderedDict((_as_now(name, wanted), candidate.weights[was]) for name, was in names.items())
+    weights: Weights = OrderedDict(
+        (name_of_today(name, wanted), candidate.weights[was]) for name, was in names.items()
+    )
     _set_metadata(weights, _metadata_within(candidate.weights, removed))
     count = sum(name in wanted for name in weights)
     left_out = tuple(candidate.weights.keys() - set(names.values()))
     return _Match(candidate, weights, removed, count, len(weights) - count, tuple(sorted(left_out)))
-
-
-def _with_prefix(names: Names, prefix: str) -> tuple[Names, str] | None:
-    """Names that begin with a prefix, or do behind a part that all names begin with; and what was removed."""
-    removed = ""
-    while True:
-        for asked in dict.fromkeys((f"{prefix.removesuffix('.')}.", prefix)):
-            chosen = _without(names, asked)
-            if chosen:
-                return chosen, removed + asked
-        common = _common_part(names)
-        if not common:
-            return None
-        names, removed = _without(names, common), removed + common
-
-
-def _unwrapped(names: Names, wanted: Set[str]) -> tuple[Names, str]:
-    """Names without the parts that wrappers put before every one of them; and what was removed.
-
-    A part that all names begin with is a wrapper's, whatever it is called (`module.`, `model.`, `backbone.`), where
-    the network has none of the names as they stand.
-    """
-    if not any(wrapper in name for name in wanted for wrapper in WRAPPERS):
-        names = {_plain(name): was for name, was in names.items()}
-    stripped, removed = names, ""
-    while not any(name in wanted for name in stripped):
-        common = _common_part(stripped)
-        if not common:
-            return _without_usual(names, wanted)
-        stripped, removed = _without(stripped, common), removed + common
-    return stripped, removed
-
-
-def _without_usual(names: Names, wanted: Set[str]) -> tuple[Names, str]:
-    """The same by the usual prefixes alone, of names that a network of today may only know from older files."""
-    removed = ""
-    while (common := _common_part(names)) in USUAL_PREFIXES and not any(name.startswith(common) for name in wanted):
-        names, removed = _without(names, common), removed + common
-    return names, removed
-
-
-def _plain(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
-def _common_part(names: Names) -> str:
-    """The part before the first dot, of all names but counters of averages; nothing where names begin otherwise."""
-    firsts = {name.partition(".")[0] if "." in name else "" for name in names if name not in COUNTERS}
-    first = firsts.pop() if len(firsts) == 1 else ""
-    return f"{first}." if first else ""
-
-
-def _beginnings(weights: Iterable[str]) -> Counter[str]:
-    """How many names begin alike, as far as the first part that not all of them have."""
-    names, removed = {name: name for name in weights}, ""
-    while common := _common_part(names):
-        names, removed = _without(names, common), removed + common
-    return Counter(f"{removed}{first}{dot}" for first, dot, _ in (name.partition(".") for name in names))
-
-
-def _counted(firsts: Counter[str]) -> str:
-    shown = ", ".join(f"{first} ({count})" for first, count in firsts.most_common(SHOWN))
-    return shown + (" …" if len(firsts) > SHOWN else "")
-
-
-def _without(names: Names, prefix: str) -> Names:
-    """Names that begin with a prefix, without it."""
-    return {name.removeprefix(prefix): was for name, was in names.items() if name.startswith(prefix)}
 
 
 def _metadata_within(weights: Weights, prefix: str) -> Any:
@@ -298,32 +222,14 @@ def _metadata_within(weights: Weights, prefix: str) -> Any:
     metadata = getattr(weights, "_metadata", None)
     if not isinstance(metadata, Mapping):
         return None
-    dotted = {(_plain(f"{module}.") if module else ""): of for module, of in metadata.items()}
+    dotted = {(without_wrappers(f"{module}.") if module else ""): of for module, of in metadata.items()}
     inside = {name: of for name, of in dotted.items() if f"{prefix}." == "." or name.startswith(prefix)}
     return OrderedDict((name[len(prefix) :].removesuffix("."), of) for name, of in inside.items())
-
-
-def _as_now(name: str, wanted: Set[str]) -> str:
-    """The name of today for one of an older torchvision."""
-    old = _DENSENET.match(name)
-    joined = old[1] + old[2] if old else name
-    return joined if joined in wanted else name
 
 
 def _set_metadata(weights: Weights, metadata: Any) -> None:
     if isinstance(metadata, Mapping):
         weights._metadata = metadata  # type: ignore[attr-defined]  # as torch itself keeps it
-
-
-def _prefixes(weights: Mapping[str, Any], wanted: Set[str]) -> Counter[str]:
-    """How many names of a network there are behind each prefix."""
-    counts: Counter[str] = Counter()
-    for name in weights:
-        parts = name.split(".")
-        for start in range(len(parts)):
-            if ".".join(parts[start:]) in wanted:
-                counts["".join(f"{part}." for part in parts[:start])] += 1
-    return counts
 
 
 def _described(content: Any, depth: int = 2) -> str:
@@ -345,6 +251,11 @@ def _level(content: Mapping[Any, Any], depth: int) -> str:
 
     shown = [one(name, value) for name, value in list(content.items())[:SHOWN]]
     return ", ".join(shown) + (" …" if len(content) > SHOWN else "")
+
+
+def _counted(firsts: Counter[str]) -> str:
+    shown = ", ".join(f"{first} ({count})" for first, count in firsts.most_common(SHOWN))
+    return shown + (" …" if len(firsts) > SHOWN else "")
 
 
 def _under(key: tuple[str, ...]) -> str:

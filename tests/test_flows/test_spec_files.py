@@ -31,6 +31,8 @@ def file_of(folder: Path, **changes: Any) -> Path:
     [
         ({"target": "evil:make"}, {"target": "evil:make"}),
         ({"target": "evil net.sub:make"}, {"target": "evil net.sub:make"}),
+        ({"target": "./evil.py:make"}, {"target": "./evil.py:make"}),
+        ({"target": "/tmp/evil.py:make"}, {"target": "/tmp/evil.py:make"}),
         ({"preprocess": "evil:crop"}, {"preprocess": "evil:crop"}),
         ({"dask_address": "tcp://evil:8786"}, {"dask_address": "tcp://evil:8786"}),
         (both := {"target": "evil:make", "dask_address": "tcp://evil:8786"}, both),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tasks.dissection.errors import UnknownNameError
-from tasks.models.clip import Clip, load_clip
-from tasks.models.errors import CheckpointError, ModelError
+from tasks.models.choosing import Checkpoint
+from tasks.models.clip import Clip, _refuse_other_activation, load_clip
+from tasks.models.errors import CheckpointError, DownloadError, ModelError
+from tasks.models.targets import load_target
 from tests.test_tasks.conftest import TinyClip, make_clip, on_cpu
 
 
@@ -146,3 +151,114 @@ def test_a_folder_of_config_and_weights_is_a_model(tiny_clip: TinyClip, tmp_path
     clip = load_clip(f"local-dir:{folder}", None)
     assert clip.identity["weights"] == load(tiny_clip).identity["weights"]
     assert on_cpu(clip).embed_texts(["red"]).shape == (1, 8)
+
+
+# ----------------------------------------------------------------------------------- files of OpenAI, and of others
+
+
+def script_of(files: TinyClip, path: Path, **facts: int) -> Path:
+    """The weights as OpenAI publishes them: a TorchScript archive in half precision with facts of the model."""
+    model = load(files).model.half()
+    for name, value in facts.items():
+        vars(model).pop(name, None)
+        model.register_buffer(name, torch.tensor(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inputs = (torch.zeros(1, 3, 16, 16, dtype=torch.half), torch.zeros(1, 8, dtype=torch.long))
+        torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), path)
+    return path
+
+
+FACTS = {"input_resolution": 16, "context_length": 8, "vocab_size": 49408}
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> TinyClip:
+    """A small CLIP with OpenAI's activation."""
+    files = make_clip(tmp_path / "quick")
+    config = json.loads(files.config.read_text()) | {"quick_gelu": True}
+    files.config.write_text(json.dumps(config))
+    return files
+
+
+def test_an_archive_as_openai_publishes_it_is_read(quick: TinyClip, tmp_path: Path) -> None:
+    path = script_of(quick, tmp_path / "ViT.pt", **FACTS)
+    clip, weights = load(TinyClip(quick.config, path)), load_file(quick.checkpoint)
+    assert all(torch.equal(tensor, weights[name].half().float()) for name, tensor in clip.model.state_dict().items())
+    assert any("float16" in note for note in clip.notes)
+    assert on_cpu(clip).embed_texts(["red"]).shape == (1, 8)
+    target = load_target(f"open_clip:{quick.config}", str(path))
+    assert torch.equal(target.model.state_dict()["conv1.weight"], weights["visual.conv1.weight"].half().float())
+
+
+def test_weights_of_openai_are_refused_with_another_activation(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    path = script_of(tiny_clip, tmp_path / "ViT.pt", **FACTS)
+    with pytest.raises(CheckpointError, match=r"QuickGELU.*\"quick_gelu\": true"):
+        load(TinyClip(tiny_clip.config, path))
+    weights = load_file(tiny_clip.checkpoint) | {name: torch.tensor(value) for name, value in FACTS.items()}
+    torch.save(weights, tmp_path / "converted.pt")
+    with pytest.raises(CheckpointError, match="QuickGELU"):
+        load(TinyClip(tiny_clip.config, tmp_path / "converted.pt"))
+
+
+def test_the_architecture_with_openai_s_activation_is_named() -> None:
+    weights = {name: torch.tensor(value) for name, value in FACTS.items()} | {"a": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"Name ViT-B-16-quickgelu\."):
+        _refuse_other_activation("ViT-B-16", torch.nn.Linear(1, 1), Checkpoint("x.pt", weights))
+
+
+def test_an_archive_that_is_not_of_openai_is_taken_as_it_is(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    path = script_of(tiny_clip, tmp_path / "mine.pt")
+    assert load(TinyClip(tiny_clip.config, path)).model.visual.conv1.weight.dtype == torch.float32
+
+
+def test_weights_under_other_keys_fit_and_a_key_chooses(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    weights = load_file(tiny_clip.checkpoint)
+    others = load_file(make_clip(tmp_path / "other", seed=1).checkpoint)
+    torch.save({"model": {"state_dict": weights}, "model_ema": others}, tmp_path / "both.pt")
+    assert any("model_ema" in note for note in load(TinyClip(tiny_clip.config, tmp_path / "both.pt")).notes)
+    target = load_target(f"open_clip:{tiny_clip.config}", str(tmp_path / "both.pt"), "model_ema")
+    assert torch.equal(target.model.state_dict()["conv1.weight"], others["visual.conv1.weight"])
+
+
+def test_a_checkpoint_beside_a_folder_is_not_left_out(tiny_clip: TinyClip, tmp_path: Path) -> None:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    content = {"model_cfg": json.loads(tiny_clip.config.read_text()), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    (folder / "open_clip_model.safetensors").write_bytes(tiny_clip.checkpoint.read_bytes())
+    other = make_clip(tmp_path / "other", seed=1).checkpoint
+    clip = load_clip(f"local-dir:{folder}", str(other))
+    assert torch.equal(clip.model.visual.conv1.weight, load_file(other)["visual.conv1.weight"])
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizers
+
+
+@pytest.fixture
+def needs_transformers(tiny_clip: TinyClip) -> TinyClip:
+    config = json.loads(tiny_clip.config.read_text())
+    config["text_cfg"] |= {"hf_tokenizer_name": "owner/tokenizer"}
+    tiny_clip.config.write_text(json.dumps(config))
+    return tiny_clip
+
+
+def test_a_tokenizer_without_its_package_is_answered_with_the_command(
+    needs_transformers: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"transformers.*pip install -e '\.\[transformers\]'"):
+        load(needs_transformers)
+
+
+def test_a_tokenizer_that_cannot_be_fetched_says_how_to_bring_it(
+    needs_transformers: TinyClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AutoTokenizer:
+        @classmethod
+        def from_pretrained(cls, name: str, **more: Any) -> object:
+            raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(AutoTokenizer=AutoTokenizer))
+    with pytest.raises(DownloadError, match=r"owner/tokenizer .*couldn't connect.*hf download owner/tokenizer"):
+        load(needs_transformers)

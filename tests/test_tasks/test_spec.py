@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 
 from tasks import spec as specs
 from tasks.dissection.similarity import SIMILARITIES
-from tasks.parameters import HYPERPARAMETERS, Group
+from tasks.parameters import HYPERPARAMETERS, Group, names_function, same_target, target_file
+from tasks.paths import seen_from
 from tasks.spec import DissectSpec, EmbedSpec, LabelSpec, RecordSpec, ShardSpec
 
 WHOLE: dict[str, Any] = {
@@ -186,3 +188,32 @@ def test_the_form_of_the_ui_begins_with_what_is_needed() -> None:
     assert list(schema["properties"])[: len(schema["required"])] == schema["required"]
     assert set(schema["properties"]) == set(DissectSpec.model_fields)
     assert all(field["description"] for field in schema["properties"].values())
+
+
+@pytest.mark.parametrize(
+    "target", ["./net.py:f", "/a/net.py:f", "net.py:f", "~/net.py:f", "a:b/net.py:f", "module:f"]
+)
+def test_a_file_or_module_is_code_of_somebody_s_own(target: str) -> None:
+    assert names_function(target)
+    assert target_file(target) == ((target[:-2], "f") if ".py" in target else None)
+
+
+@pytest.mark.parametrize("target", ["torchvision:net.py:f", "timm:./net.py:f", "open_clip:/a/net.py:f", "sample"])
+def test_a_network_of_a_library_is_no_file(target: str) -> None:
+    assert not names_function(target) and target_file(target) is None
+
+
+def test_a_target_typed_by_another_path_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = f"{tmp_path}/net.py:f"
+    for typed in ("net.py:f", "./net.py:f", "../" + tmp_path.name + "/net.py:f", run):
+        assert same_target(typed, run)
+    for other in ("net.py:g", "x/net.py:f", "net:f", None):
+        assert not same_target(other, run)
+    assert same_target("net:f", "net:f") and not same_target(None, "net:f")
+
+
+def test_the_file_of_a_target_is_found_from_another_folder(tmp_path: Path) -> None:
+    assert seen_from(tmp_path, {"target": "./net.py:f"})["target"] == f"{tmp_path}/net.py:f"
+    for name in ("module:f", "torchvision:resnet50", "/a/net.py:f"):
+        assert seen_from(tmp_path, {"target": name})["target"] == name
