@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from storage.members import (
     walk,
 )
 from storage.shards import sample_key
+from storage.sources.left_out import ending_of, may_be_image, told
 from storage.sources.source import IMAGE_ENDINGS, Source, SourceImage
 from storage.tables import read_parquet, write_parquet
 
@@ -55,17 +57,26 @@ class Tars(Source):
     text: str
     #: Where the lists of members are kept: a tar is listed once.
     lists: Folder = field(compare=False)
+    _left_out: Counter[str] = field(default_factory=Counter, init=False, compare=False, repr=False)
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Members that may be images and have no ending of one, by ending; not texts and labels, which samples have."""
+        return dict(self._left_out)
 
     def images(self) -> Iterator[SourceImage]:
         """Lists a few tars at a time, as images are asked for. Raises `SourceError`."""
         root, tars = self._tars()
         num_images = num_members = 0
+        self._left_out.clear()
         for start in range(0, len(tars), LISTED_AT_A_TIME):
             batch = tars[start : start + LISTED_AT_A_TIME]
             with ThreadPoolExecutor(len(batch)) as pool:
                 lists = list(pool.map(lambda tar: self._listed(root, tar), batch))
             for tar, (version, members) in zip(batch, lists, strict=True):
                 num_members += len(members)
+                others = members[(members["key"] == "") & (members["num_bytes"] > 0)]["name"]
+                self._left_out.update(ending_of(name) for name in others if may_be_image(name))
                 url = root.path(tar)
                 for member in members[members["key"] != ""].itertuples():
                     num_images += 1
@@ -81,9 +92,10 @@ class Tars(Source):
                     )
         if not num_images:
             endings = ", ".join(sorted(IMAGE_ENDINGS))
+            counts = f" {told(self._left_out)}" if self._left_out else ""
             raise SourceError(
                 f"The {len(tars)} tar files of {self.text} have {num_members} members and no image "
-                f"(by ending: {endings})."
+                f"(by ending: {endings}).{counts}"
             )
 
     def _tars(self) -> tuple[Folder, list[str]]:

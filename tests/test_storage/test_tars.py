@@ -70,6 +70,15 @@ def test_images_are_members_with_an_image_s_ending_and_have_their_label(folder: 
     assert (found.num_images, found.num_samples, found.num_bytes) == (4, 6, len(folder.read("x.tar")))
 
 
+def test_members_that_may_be_images_and_are_left_out_are_counted(disk: Folder) -> None:
+    names = ["1.jpg", "1.txt", "1.cls", "2.heic", "3.heic", "4", "5.seg.png"]
+    disk.write("x.tar", tar(*((name, b"x") for name in names)))
+    tars = Tars(disk.path("x.tar"), disk / "lists")
+    for _ in range(2):  # also from the list that is kept
+        assert len(list(tars.images())) == 1
+        assert tars.left_out == {".heic": 2, "no ending": 1, ".png": 1}
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_any_kind_of_tar_will_do(format: int, disk: Folder) -> None:
     disk.write("x.tar", tar(("a.jpg", b"one"), ("b" * 90 + ".jpg", b"two"), format=format))
