@@ -86,7 +86,9 @@ def load_into(model: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
         raise CheckpointError(f"{_misfit(chosen, fit, len(wanted))} {closest}{shard_hint(checkpoint.path)}".rstrip())
     unexpected = {name: weights.pop(name) for name in fit.unexpected}
     model.load_state_dict(weights, strict=False)
-    return (*chosen.notes, *notes, *_notes_on(model, fit, absent, tuple(unexpected)))
+    for name in absent:
+        model.state_dict()[name].zero_()  # or its neurons would say something, and another thing in every process
+    return (*chosen.notes, *notes, *_notes_on(fit, absent, tuple(unexpected)))
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,8 @@ def _absent_head(model: nn.Module, fit: _Fit) -> tuple[str, ...]:
     return tuple(sorted(lacking)) if is_linear and is_of_head else ()
 
 
-def _notes_on(model: nn.Module, fit: _Fit, absent: Sequence[str], unexpected: Sequence[str]) -> Iterator[str]:
+def _notes_on(fit: _Fit, absent: Sequence[str], unexpected: Sequence[str]) -> Iterator[str]:
     if absent:
-        for name in absent:
-            model.state_dict()[name].zero_()
         others = f", which has {_some(unexpected)} instead" if unexpected else ""
         yield (
             f"The file has no weights of the classifier{others}: {_some(absent)} are set to 0, and neurons of that "
