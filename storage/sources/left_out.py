@@ -15,7 +15,7 @@ _BESIDE = """
 txt md rst html htm xml json jsonl geojson yaml yml toml ini cfg csv tsv parquet feather arrow xls xlsx doc docx pdf
 log py ipynb sh bat js css php url lnk xmp aae db sqlite info nfo tar gz tgz zip 7z rar bz2 xz zst npy npz pt pth
 pkl pickle safetensors onnx h5 hdf5 mat mp4 mov avi mkv webm m4v mp3 wav flac ogg md5 sha256 tfrecord lock
-part tmp crdownload bak orig old swp
+part tmp crdownload bak orig old swp cls
 """
 _UNREAD = """
 heic heif jxl jxr psd psb svg ico tga dds exr hdr eps ai emf dcm fits nii xcf

@@ -62,7 +62,6 @@ class ModelOutput(OrderedDict[str, object]):
         (Fields, []),
         ((), []),
     ],
-    ids=str,
 )
 def test_items_are_named_by_key_field_or_number(output: object, names: list[str]) -> None:
     assert [item.name for item in items(output)] == names

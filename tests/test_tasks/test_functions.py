@@ -146,7 +146,6 @@ def test_of_three_things_the_last_preprocesses_for_evaluation() -> None:
         ((nn.Linear(2, 2), "imagenet"), "gave Linear, str: the last is no preprocessing"),
         ({"model": nn.Linear(2, 2)}, "gave dict"),
     ],
-    ids=str,
 )
 def test_anything_else_is_refused_with_what_was_returned(made: Any, words: str) -> None:
     with pytest.raises(ModelError, match=rf"m:f {words}.*It may return the network"):
@@ -204,7 +203,6 @@ def test_a_preprocessing_that_returns_one_tensor_is_taken_as_it_is(shape: tuple[
         (np.zeros((8, 8, 3)), r"a tensor \[8, 8, 3\].*permute"),
         (None, "returns NoneType"),
     ],
-    ids=str,
 )
 def test_a_preprocessing_that_returns_no_image_is_refused_by_name(made: Any, words: str) -> None:
     with pytest.raises(ModelError, match=rf"The preprocessing of m:f, .*preprocess_of_mine, .*{words}"):
