@@ -61,7 +61,7 @@ class Tars(Source):
 
     @property
     def left_out(self) -> Mapping[str, int]:
-        """Members that may be images and have no ending of one, by ending; texts and labels of samples do not count."""
+        """Members that may be images and have no ending of one, by ending; not texts and labels of samples."""
         return dict(self._left_out)
 
     def images(self) -> Iterator[SourceImage]:
