@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 #: Which hyperparameters each similarity function has; their defaults stand in its signature.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
@@ -73,6 +73,16 @@ class Group(BaseModel):
     """A group of parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_needed_first)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, given: Any, info: ValidationInfo) -> Any:
+        # An empty path is the working directory, and an empty name the default: as `--store "$STORE"` of a script
+        # that has not set it.
+        if given == "" or (isinstance(given, list | tuple) and "" in given):
+            flag = f"--{str(info.field_name).replace('_', '-')}"
+            raise ValueError(f"{flag} is given, and is empty. Name something, or leave it out.")
+        return given
 
 
 class EngineSpec(Group):

@@ -45,11 +45,14 @@ with prefect_server() as url:
 """
 
 
-def start(mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None) -> subprocess.Popen[str]:
+def start(
+    mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None, **given: Any
+) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, mode, str(num_tasks)],
-        env=environment | {"PREFECT_HOME": str(home)},
+        env=environment | {"PREFECT_HOME": str(home), "PYTHONPATH": str(REPO)} | given,
+        cwd=home,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
@@ -65,8 +68,11 @@ def is_up(url: str) -> bool:
         return False
 
 
-def test_every_task_of_a_run_is_on_record(prefect_home: Path) -> None:
-    run = start("end", NUM_TASKS, prefect_home)
+def test_every_task_of_a_run_is_on_record_behind_proxies_and_beside_modules_of_our_names(prefect_home: Path) -> None:
+    for name in ("tasks", "storage", "uvicorn"):
+        (prefect_home / f"{name}.py").write_text("raise RuntimeError('of the user')")
+    proxies = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "no_proxy": "example.com"}
+    run = start("end", NUM_TASKS, prefect_home, **proxies)
     output, _ = run.communicate(timeout=180)
     assert run.returncode == 0
     assert not is_up(output.strip())
