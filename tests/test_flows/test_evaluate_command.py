@@ -90,6 +90,8 @@ def test_runs_tables_and_ratings_are_not_mixed(base: dict[str, Any]) -> None:
         return " ".join(refused.output.replace("│", " ").split())
 
     assert "Give one run or table, not 2; only --ratings takes several files." in refusal(base["out"], "x.csv")
+    meant = f"Type: clip-dissect evaluate --ratings x.csv --run {base['out']}"
+    assert meant in refusal(base["out"], "--ratings", "x.csv") and meant in refusal("--ratings", "x.csv", base["out"])
     assert "two evaluations: give one of them" in refusal(base["out"], "--without-truth", "--ratings")
     assert "--tau only works with an evaluation against a truth, and this is an evaluation of ratings" in refusal(
         "x.csv", "--ratings", "--tau", "1"
