@@ -115,8 +115,8 @@ def _tell_of_locks(log: IO[bytes], home: Path, tell: Callable[[str], None]) -> N
     if LOCKED in _logged(log):
         tell(
             f"Note: the database of Prefect in {home} was locked for long, by another run or a slow disk. Labels and "
-            "tables are whole; Prefect's record of this run may lack tasks. Set PREFECT_HOME to a folder on a disk of "
-            "this machine, another for each of several runs at once."
+            "tables are whole; Prefect's record of this run may lack tasks. Set PREFECT_HOME to a folder on a disk "
+            "of this machine, another for each of several runs at once."
         )
 
 
