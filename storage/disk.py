@@ -16,6 +16,8 @@ from storage.errors import WriteError
 #: What a disk says that is full or whose quota is, that is read-only, and that is somebody else's.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM)
+#: What a file system says where a folder cannot be made: it takes none there, or a file is in the way.
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 #: Ending of a file that is being written.
 PARTIAL = ".partial"
 
@@ -47,9 +49,12 @@ def writing_in(folder: Path) -> Iterator[None]:
         # What is read while something is written may fail for the same reason, and is named in its error.
         failed = folder if error.filename is None else Path(error.filename)
         is_elsewhere = not (failed.is_relative_to(folder) or folder.is_relative_to(failed))
-        if error.errno not in NOT_WRITABLE or is_elsewhere:
+        cannot_be_made = error.errno in NO_FOLDER and not folder.is_dir()
+        if is_elsewhere or not (error.errno in NOT_WRITABLE or cannot_be_made):
             raise
-        if error.errno in NO_SPACE:
+        if cannot_be_made:
+            what, way_out = f"The folder {folder} cannot be made ({error.strerror})", "see what lies above it"
+        elif error.errno in NO_SPACE:
             what = f"No space left to write in {folder} ({_free(folder) / 1e6:,.0f} MB free)"
             way_out = "free some space"
         else:

@@ -70,7 +70,7 @@ class Store:
         root = Folder.at(url)
         try:
             said = root.read_json("store.json")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise IncompleteError(
                 f"There is no store at {root.url}: it has no store.json, which every run writes."
             ) from error

@@ -263,7 +263,9 @@ def _told(error: Exception, what: str, url: str, statistics: dict[str, Any]) -> 
             "What was finished is kept: run the same command again when that file system answers."
         )
     if type(error).__module__.partition(".")[0] in _LIBRARIES:
-        return RemoteError(f"{what.capitalize()} {url} failed: {_said(error)}.")
+        keys = " Keys are read from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+        lacks_keys = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError")
+        return RemoteError(f"{what.capitalize()} {url} failed: {_said(error)}.{keys if lacks_keys else ''}")
     return error
 
 

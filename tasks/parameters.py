@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tasks.preprocess_choice import check_preprocess
 
@@ -92,6 +92,16 @@ class Group(BaseModel):
     """A group of parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_needed_first)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, given: Any, info: ValidationInfo) -> Any:
+        # An empty path is the working directory, and an empty name the default: as `--store "$STORE"` of a script
+        # that has not set it.
+        if given == "" or (isinstance(given, list | tuple) and "" in given):
+            flag = f"--{str(info.field_name).replace('_', '-')}"
+            raise ValueError(f"{flag} is given, and is empty. Name something, or leave it out.")
+        return given
 
 
 class EngineSpec(Group):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,9 +25,9 @@ OPTIONS = {
     "people": ("run",),
 }
 TOLD = {
-    "truth": "against a truth",
-    "activations": "without truth (--without-truth)",
-    "people": "of ratings (--ratings)",
+    "truth": "an evaluation against a truth",
+    "activations": "an evaluation without truth (--without-truth)",
+    "people": "an evaluation of ratings (--ratings)",
 }
 #: Columns of a table of the paper where the output is no terminal.
 WIDTH_IN_PIPES = 160
@@ -112,6 +114,7 @@ def evaluate(
     by = "people" if ratings else "activations" if without_truth else "truth"
     _refuse_others(context, by)
     if ratings:
+        _refuse_runs(sources)
         _print_ratings(context, sources, **{name: options[name] for name in ("run", "resamples", "seed")})
         return
     if len(sources) > 1:
@@ -137,7 +140,21 @@ def _refuse_others(context: click.Context, by: str) -> None:
         for name in set(names) - set(OPTIONS[by]):
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} is of an evaluation {TOLD[other]}, and this is one {TOLD[by]}.")
+                raise click.UsageError(
+                    f"{option} only works with {TOLD[other]}, and this is {TOLD[by]}. Leave out {option}, or the "
+                    "options that make it another evaluation."
+                )
+
+
+def _refuse_runs(files: Sequence[str]) -> None:
+    """A run in place of files of ratings is refused, with the command that was meant."""
+    runs = [name for name in files if Path(name).is_dir()]
+    if runs:
+        others = " ".join(shlex.quote(name) for name in files if name not in runs) or "RATINGS.csv"
+        raise click.UsageError(
+            f"{runs[0]} is a folder, and --ratings takes files of ratings in place of a run. Type: clip-dissect "
+            f"evaluate --ratings {others} --run {shlex.quote(runs[0])}"
+        )
 
 
 def _print_ratings(context: click.Context, files: Sequence[str], run: str | None, resamples: int, seed: int) -> None:

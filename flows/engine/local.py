@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from flows.engine.console import console
+from flows.engine.console import console, say
 from flows.engine.failure import told_in_words
 
 
@@ -18,7 +18,7 @@ def engine() -> Iterator[None]:
     with told_in_words(context):
         from flows.engine.server import prefect_server
 
-        with prefect_server(verbose=context.obj["debug"]):
+        with prefect_server(verbose=context.obj["debug"], tell=say):
             from flows.engine.progress import observed_by
             from flows.engine.terminal import TerminalProgress
 

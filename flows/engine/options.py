@@ -120,7 +120,8 @@ def _option(name: str, field: FieldInfo, section: str) -> Callable[[Callable[...
     if field.is_required():
         text += "  [required]"
     elif field.default not in (None, False):
-        text += f"  [default: {field.default}]"
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        text += f"  [default: {default}]"
     option: dict[str, Any] = {"default": None, "help": text, "cls": SpecOption}
     if kind is bool:
         option |= {"is_flag": True, "flag_value": True}
@@ -178,6 +179,10 @@ def _problem(problem: Any) -> str:
     flag = f"--{str(problem['loc'][0]).replace('_', '-')}"
     if problem["type"] == "missing":
         return f"{flag} is needed."
+    if problem["type"] == "too_short":
+        return f"{flag} names nothing: give at least one."
+    if message.startswith(flag):
+        return str(message)
     if problem["type"] == "extra_forbidden":
         return f"There is no parameter {problem['loc'][0]!r}."
     return f"{flag} {SHORT.repr(problem['input'])}: {message}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -174,7 +174,7 @@ class RunStatus:
     #: What the run published, as Markdown; None before.
     published: str | None
     #: How far each stage is in words, by stage.
-    paces: dict[str, str]
+    paces: dict[str, str] = field(default_factory=dict)
     #: What to say of a run that gives no sign of life; empty of any other.
     silence: str = ""
 

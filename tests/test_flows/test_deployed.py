@@ -366,10 +366,19 @@ def test_a_run_on_gpus_that_nothing_counts_fails_at_its_start(
 def test_deploying_again_leaves_automations_as_their_operator_has_them(worker: Worker, server: Server) -> None:
     from flows.engine import remote
 
+    def within() -> float:
+        found = server.find("automations")
+        [lost] = [one for one in found if one["name"] == "clip-dissect run is lost"]
+        return float(lost["trigger"]["within"])
+
     lost = next(one for one in server.find("automations") if one["name"] == "clip-dissect run is lost")
     server.call("PATCH", f"automations/{lost['id']}", {"enabled": False})
     with temporary_settings({PREFECT_API_URL: server.url}), remote.server() as client:
         remote.automate(client)
+        assert within() == 400
+        remote.automate(client, lost_after=120)
+        assert within() == 120
+        remote.automate(client, lost_after=400)
     names = {one["name"]: one["enabled"] for one in server.find("automations")}
     server.call("PATCH", f"automations/{lost['id']}", {"enabled": True})
     assert names == {"clip-dissect run is lost": False, "clip-dissect run goes on": True}

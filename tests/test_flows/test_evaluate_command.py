@@ -75,9 +75,12 @@ def test_a_run_is_judged_without_truth_layer_by_layer(base: dict[str, Any], tmp_
 @pytest.mark.parametrize("given", [["--truth", "imagenet"], ["--tau", "1"], ["--clip", "sample"]], ids=lambda o: o[0])
 def test_options_of_one_kind_of_evaluation_are_refused_in_the_other(base: dict[str, Any], given: list[str]) -> None:
     refused = without_truth(base["out"], *given)
-    assert refused.exit_code == 2 and f"{given[0]} is of an evaluation against a truth" in refused.output
+    assert refused.exit_code == 2 and f"{given[0]} only works with an evaluation against a truth" in refused.output
     other = CliRunner().invoke(cli, ["evaluate", base["out"], "--labels", "x.csv"])
-    assert other.exit_code == 2 and "--labels is of an evaluation without truth (--without-truth)" in other.output
+    assert (
+        other.exit_code == 2
+        and "--labels only works with an evaluation without truth (--without-truth)" in other.output
+    )
 
 
 def test_runs_tables_and_ratings_are_not_mixed(base: dict[str, Any]) -> None:
@@ -87,11 +90,13 @@ def test_runs_tables_and_ratings_are_not_mixed(base: dict[str, Any]) -> None:
         return " ".join(refused.output.replace("│", " ").split())
 
     assert "Give one run or table, not 2; only --ratings takes several files." in refusal(base["out"], "x.csv")
+    meant = f"Type: clip-dissect evaluate --ratings x.csv --run {base['out']}"
+    assert meant in refusal(base["out"], "--ratings", "x.csv") and meant in refusal("--ratings", "x.csv", base["out"])
     assert "two evaluations: give one of them" in refusal(base["out"], "--without-truth", "--ratings")
-    assert "--tau is of an evaluation against a truth, and this is one of ratings" in refusal(
+    assert "--tau only works with an evaluation against a truth, and this is an evaluation of ratings" in refusal(
         "x.csv", "--ratings", "--tau", "1"
     )
-    assert "--run is of an evaluation of ratings" in refusal(base["out"], "--run", base["out"])
+    assert "--run only works with an evaluation of ratings" in refusal(base["out"], "--run", base["out"])
 
 
 def test_images_of_concepts_are_recorded_into_the_run_s_store(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sqlite3
@@ -45,11 +46,14 @@ with prefect_server() as url:
 """
 
 
-def start(mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None) -> subprocess.Popen[str]:
+def start(
+    mode: str, num_tasks: int, home: Path, errors: IO[str] | None = None, **given: Any
+) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, mode, str(num_tasks)],
-        env=environment | {"PREFECT_HOME": str(home)},
+        env=environment | {"PREFECT_HOME": str(home), "PYTHONPATH": str(REPO)} | given,
+        cwd=home,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
@@ -65,8 +69,11 @@ def is_up(url: str) -> bool:
         return False
 
 
-def test_every_task_of_a_run_is_on_record(prefect_home: Path) -> None:
-    run = start("end", NUM_TASKS, prefect_home)
+def test_every_task_of_a_run_is_on_record_behind_proxies_and_beside_modules_of_our_names(prefect_home: Path) -> None:
+    for name in ("tasks", "storage", "uvicorn"):
+        (prefect_home / f"{name}.py").write_text("raise RuntimeError('of the user')")
+    proxies = {"http_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "no_proxy": "example.com"}
+    run = start("end", NUM_TASKS, prefect_home, **proxies)
     output, _ = run.communicate(timeout=180)
     assert run.returncode == 0
     assert not is_up(output.strip())
@@ -101,6 +108,27 @@ def test_ctrl_c_stops_the_run_and_not_its_server_first(prefect_home: Path, tmp_p
     lines = (tmp_path / "errors").read_text().splitlines()
     assert lines[-1] == "KeyboardInterrupt"
     assert not any("Connect" in line for line in lines)
+
+
+def test_a_server_that_cannot_use_its_database_says_so_in_words(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").mkdir()
+    with (tmp_path / "errors").open("w") as errors:
+        run = start("end", 1, tmp_path, errors)
+    run.communicate(timeout=180)
+    said = (tmp_path / "errors").read_text()
+    assert run.returncode == 1
+    assert "The Prefect server of this run" in said and "unable to open database file" in said
+
+
+def test_a_database_that_was_locked_is_told_once_and_without_a_traceback(tmp_path: Path) -> None:
+    from flows.engine import server
+
+    told: list[str] = []
+    traceback = b"Traceback (most recent call last):\nsqlite3.OperationalError: database is locked\n"
+    for logged in (b"", traceback, 2 * traceback):
+        server._tell_of_locks(io.BytesIO(logged), tmp_path, told.append)
+    assert len(told) == 2
+    assert f"the database of Prefect in {tmp_path} was locked" in told[0] and "Traceback" not in told[0]
 
 
 def test_a_configured_server_is_the_one_used(prefect_api: str) -> None:

@@ -172,7 +172,7 @@ def test_tau_is_a_number_or_a_quantile_of_the_null(tau: Any) -> None:
     assert (spec.cut.null_quantile is not None) == str(tau).startswith("null:")
 
 
-@pytest.mark.parametrize("tau", ["high", "null:", "null:1", "null:-0.1", "nul:0.5", "nan", "inf", ""])
+@pytest.mark.parametrize("tau", ["high", "null:", "null:1", "null:-0.1", "nul:0.5", "nan", "inf"])
 def test_another_tau_is_refused(tau: str) -> None:
     with pytest.raises(ValidationError, match="neither a number nor null:QUANTILE"):
         DissectSpec(**(WHOLE | {"tau": tau}))
