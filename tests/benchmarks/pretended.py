@@ -14,6 +14,7 @@ from storage.completion import Completion
 from tasks import observe
 from tasks.feed import Clock
 from tasks.observation import Missing, ObservationPlan
+from tasks.running import Counter
 from tasks.writing import Writer
 
 #: Seconds a shard group takes; how many threads of this process take twice as long. For the workers.
@@ -24,7 +25,9 @@ def pretended_pass(seconds: float, num_slow: int = 0) -> Callable[..., None]:
     """What stands in for a task's pass: it sleeps `seconds` for a shard group, in the first threads twice as long."""
     threads: dict[int, None] = {}
 
-    def sleep_and_mark(plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock) -> None:
+    def sleep_and_mark(
+        plan: ObservationPlan, work: list[Missing], writer: Writer, clock: Clock, counter: Counter
+    ) -> None:
         threads.setdefault(threading.get_ident())
         is_slow = threading.get_ident() in list(threads)[:num_slow]
         for missing in work:
@@ -33,6 +36,7 @@ def pretended_pass(seconds: float, num_slow: int = 0) -> Callable[..., None]:
             with clock.timed("writing"):
                 for markers in _markers(plan, missing):
                     markers.mark(missing.rows.name, {"num_images": len(missing.rows), "pretended": True})
+            counter.add(len(missing.rows))
 
     return sleep_and_mark
 

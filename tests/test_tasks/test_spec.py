@@ -214,6 +214,6 @@ def test_a_target_typed_by_another_path_is_the_same(tmp_path: Path, monkeypatch:
 
 
 def test_the_file_of_a_target_is_found_from_another_folder(tmp_path: Path) -> None:
-    assert seen_from(tmp_path, {"target": "./net.py:f"})["target"] == f"{tmp_path}/net.py:f"
+    assert seen_from([tmp_path], {"target": "./net.py:f"})["target"] == f"{tmp_path}/net.py:f"
     for name in ("module:f", "torchvision:resnet50", "/a/net.py:f"):
-        assert seen_from(tmp_path, {"target": name})["target"] == name
+        assert seen_from([tmp_path], {"target": name})["target"] == name
