@@ -279,7 +279,7 @@ class TargetSpec(Group):
         min_length=1,
         description="Layers by name or glob, comma separated: conv1,layer*,classifier[4]. A * ends at a dot; ** goes "
         "to any depth, as in **.fc1. A number in brackets is an index as in Python, [-1] the last. Of a layer that "
-        "gives several tensors, brackets choose one by its number or key: sae[1]. `clip-dissect layers` lists them all.",
+        "gives several tensors, brackets choose one by its number or key: sae[1]. `clip-dissect layers` lists all.",
     )
     summary: tuple[Literal["mean", "max", "class_token", "token_mean", "token_max"], ...] = Field(
         ("mean",),

@@ -99,7 +99,7 @@ def test_a_file_that_fails_leaves_no_half_module(folder: Path) -> None:
 def test_a_file_of_the_name_of_our_package_is_answered_with_its_path(folder: Path) -> None:
     for name in ("tasks", "random"):
         write(folder.parent / "here", f"{name}.py", "def net(): pass\n")
-        with pytest.raises(UnknownModelError, match=rf"--target \./{name}\.py:FUNCTION"):
+        with pytest.raises(UnknownModelError, match=rf"--target \./{name}\.py:net"):
             imported(f"{name}:net")
     assert random.__name__ in sys.modules
 
