@@ -170,15 +170,19 @@ def _is_stale(name: str) -> bool:
     file = getattr(loaded, "__file__", None)
     if loaded is None or file is None or name.partition(".")[0] in OURS or name == "__main__":
         return False
-    parent = sys.modules.get(name.rpartition(".")[0])
-    spec = _search(name, getattr(parent, "__path__", None))
-    if spec and spec.has_location and os.path.realpath(str(spec.origin)) != os.path.realpath(file):
+    if is_users(name, file) and _is_elsewhere(name, file):
         return True  # the working directory is another one now, with a module of that name
     if not Path(file).is_file():
         return False
     if name in _ran:
         return _ran[name] != _sha256(_read(file))
     return Path(file).stat().st_mtime > _STARTED
+
+
+def _is_elsewhere(name: str, file: str) -> bool:
+    parent = sys.modules.get(name.rpartition(".")[0])
+    spec = _search(name, getattr(parent, "__path__", None))
+    return bool(spec and spec.has_location and os.path.realpath(str(spec.origin)) != os.path.realpath(file))
 
 
 def _forget(modules: Iterable[str]) -> None:
