@@ -11,8 +11,9 @@ from torch import Tensor
 from storage.completion import Rows
 from storage.errors import EmbeddingsError
 from storage.identity import Identity
+from tasks.models.batches import Timed
 from tasks.models.clip import Clip, PlacedClip, load_clip
-from tasks.models.devices import Placement, Timed, placed
+from tasks.models.devices import Placement, placed
 from tasks.models.errors import ModelError
 from tasks.models.preprocess import Preprocess
 from tasks.models.targets import PlacedTarget, Target, load_target

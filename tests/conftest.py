@@ -157,11 +157,7 @@ def take_ctrl_c() -> None:
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """For tiny arrays and networks: threads would wait for each other longer than they work."""
-    import torch
+    from tasks.dissection.threads import alone
 
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with alone():
         yield
-    finally:
-        torch.set_num_threads(num_threads)

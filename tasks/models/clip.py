@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.dissection.errors import UnknownNameError
+from tasks.models.batches import Batches, Timed
 from tasks.models.checkpoints import load_into, loading, read_checkpoint
 from tasks.models.choosing import Checkpoint
-from tasks.models.devices import Batches, Placement, Timed
+from tasks.models.devices import Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, DownloadError, ModelError, first_lines
 from tasks.models.preprocess import Preprocess, describe

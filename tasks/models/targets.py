@@ -17,10 +17,11 @@ from tasks.dissection.errors import UnknownNameError
 from tasks.dissection.hooks import recorded
 from tasks.dissection.layouts import Layout
 from tasks.dissection.summary import SummaryName
+from tasks.models.batches import Batches, Replicas, Timed
 from tasks.models.checkpoints import load_into, loading, read_checkpoint, refuse_unusual
 from tasks.models.choosing import Checkpoint
 from tasks.models.describe import Description
-from tasks.models.devices import Batches, Placement, Replicas, Timed
+from tasks.models.devices import Placement
 from tasks.models.downloads import downloading
 from tasks.models.errors import CheckpointError, UnknownModelError
 from tasks.models.functions import function_in, imported, network_and_preprocessing
