@@ -21,6 +21,7 @@ from torch import Tensor
 from storage.completion import Rows, steps
 from storage.errors import ShardError
 from storage.shards import read_images
+from tasks.dissection.threads import stay_alone
 from tasks.images import UndecodableError, decode
 from tasks.models.errors import ModelError, first_lines
 from tasks.models.preprocess import Preprocess
@@ -246,4 +247,4 @@ class Feed:
 @cache
 def _pool() -> ThreadPoolExecutor:
     """Threads that decode and preprocess: Pillow works outside the interpreter's lock for most of it."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode", initializer=stay_alone)

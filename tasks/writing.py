@@ -19,6 +19,7 @@ from storage.files import Written
 from storage.layer_arrays import array_name
 from tasks import summaries
 from tasks.dissection.errors import LayerError
+from tasks.dissection.threads import stay_alone
 from tasks.feed import Clock
 from tasks.models.targets import Recorded
 from tasks.observation import EMBEDDINGS, ActivationsRef, EmbeddingsRef, Missing, ObservationPlan
@@ -43,7 +44,7 @@ class Writer:
 
     def __init__(self, plan: ObservationPlan, clock: Clock) -> None:
         self._plan, self._clock = plan, clock
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer", initializer=stay_alone)
         self._waiting: deque[Future[None]] = deque()
         self._arrays: dict[str | Recorded, _Array] = {}
         self._has_failed = False

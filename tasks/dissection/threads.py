@@ -43,6 +43,11 @@ def alone() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def stay_alone() -> None:
+    """From now on torch computes in the calling thread alone: for the threads of a pool, as they begin."""
+    torch.set_num_threads(1)
+
+
 def computes_alone(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Decorates a function inside which torch computes in the calling thread alone."""
 
@@ -117,4 +122,4 @@ def _pool(process: int, num_threads: int) -> ThreadPoolExecutor:
 
 def _enter_pool() -> None:
     _here.is_in_pool = True
-    torch.set_num_threads(1)
+    stay_alone()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from tasks.dissection import threads
-from tasks.dissection.threads import alone, computes_alone, each, in_threads, matmul, start
+from tasks.dissection.threads import alone, computes_alone, each, in_threads, matmul, start, stay_alone
 
 anyhow = pytest.mark.parametrize("num_threads", [1, 2, 4])
 
@@ -97,3 +98,8 @@ def test_a_product_is_the_same_to_the_bit(num_threads: int) -> None:
     torch.testing.assert_close(found, X @ Y)
     with alone():
         assert torch.equal(found, torch.cat([X @ part for part in Y.split(256, dim=1)], dim=1))
+
+
+def test_a_pool_may_compute_alone_from_its_beginning() -> None:
+    with ThreadPoolExecutor(1, initializer=stay_alone) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
