@@ -98,7 +98,6 @@ def test_a_choice_is_read_as_it_is_typed(text: str, expected: PreprocessChoice) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "does not begin with a size"),
         ("cifar", "does not begin with a size"),
         ("0", "does not begin with a size"),
         ("32x32", "does not begin with a size"),

@@ -96,7 +96,7 @@ def test_other_names_are_answered_with_the_nearest(text: str, words: str, tmp_pa
 
 def test_what_is_no_source_lists_data_sets_among_the_kinds(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
-        plan_shards(spec(tmp_path, str(tmp_path / "nowhere"), ""))
+        plan_shards(spec(tmp_path, str(tmp_path / "nowhere"), str(tmp_path)))
     assert all(kind.form in str(error.value) for kind in ALL_KINDS)
 
 
