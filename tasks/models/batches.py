@@ -40,19 +40,13 @@ class Batches:
         #: The largest batch that may fit.
         self.largest = sys.maxsize
 
-    def run(self, forward: Forward, images: Tensor, size: int) -> Outputs:
-        """Outputs of `forward` for preprocessed images `[B, 3, H, W]`: float32 on the CPU.
-
-        A pass always has `size` images, or as many as fit, the last one repeated where there are fewer: a short batch
-        may be multiplied in another order, so that last digits would differ.
-        Raises `ModelError` where one image alone does not fit, or the network does not run in this precision.
-        """
-        return self.start(forward, images, size)()
-
     def start(self, forward: Forward, images: Tensor, size: int, timed: Timed = nullcontext) -> Callable[[], Outputs]:
-        """Begins the passes of `run`, and returns a function that waits for their outputs and raises as `run` does.
+        """Begins the passes over preprocessed images `[B, 3, H, W]`; returns a function that waits for their outputs.
 
-        Each pass is made inside `timed()`.
+        These are float32 on the CPU. Each pass is made inside `timed()`. It always has `size` images, or as many as
+        fit, the last one repeated where there are fewer: a short batch may be multiplied in another order, so that
+        last digits would differ.
+        Raises `ModelError` where one image alone does not fit, or the network does not run in this precision.
         """
         forward = partial(_timed, timed, forward)
         if self.placement.device.type != "cpu" or self.placement.compile:

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from tasks.models.errors import UnknownModelError
+from tasks.models.user_code import OURS
 
-#: Our own packages. The working directory is not asked for them: many projects have a `tasks.py`.
-RESERVED = ("flows", "tasks", "storage")
 #: The folder that holds them.
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +30,7 @@ class WorkingFolder:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
-        if path is not None or name in RESERVED:
+        if path is not None or name in OURS:
             return None
         # With all of the path: a folder without __init__.py counts only where no other has the module.
         return PathFinder.find_spec(name, [self.folder, *sys.path], target)
@@ -52,7 +51,7 @@ def refuse_reserved(name: str, target: str) -> None:
     """Raises `UnknownModelError` where a module that a target needs is the user's, and one of ours was found."""
     package, here = name.partition(".")[0], Path.cwd()
     is_there = any((here / f"{package}{ending}").exists() for ending in ("", ".py"))
-    if package in RESERVED and is_there and here != ROOT:
+    if package in OURS and is_there and here != ROOT:
         raise UnknownModelError(
             f"The target {target} needs the module {name!r} of {here}, and {package!r} is the name of a package "
             "of CLIP-Dissect, which is found in its place. Rename yours."

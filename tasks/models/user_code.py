@@ -24,6 +24,7 @@ from tasks.models.errors import ModelError
 from tasks.models.source_imports import imports, with_packages
 
 #: Packages of this project. Their results are named by versions; a function in one of them is named by its module.
+#: The working directory is not asked for them: many projects have a `tasks.py`.
 OURS = frozenset({"flows", "tasks", "storage"})
 #: Folders of installed packages.
 INSTALLED = frozenset({"site-packages", "dist-packages"})

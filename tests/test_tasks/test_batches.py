@@ -30,7 +30,7 @@ def test_a_batch_is_always_filled_and_gives_what_its_images_give() -> None:
         return doubled(images)
 
     images = torch.arange(7 * 3.0).reshape(7, 3, 1, 1)
-    found = Batches("network", Placement(CPU)).run(forward, images, 4)
+    found = Batches("network", Placement(CPU)).start(forward, images, 4)()
     assert sizes == [4, 4]
     assert torch.equal(found["doubled"], 2 * images.flatten(1))
 
@@ -61,23 +61,23 @@ FULL = [
 def test_a_batch_that_does_not_fit_is_halved_and_tried_again(error: RuntimeError) -> None:
     images = torch.arange(20.0).reshape(20, 1, 1, 1)
     batches, forward = Batches("network", Placement(CPU)), Small(3, error)
-    assert torch.equal(batches.run(forward, images, 16)["doubled"], 2 * images.flatten(1))
+    assert torch.equal(batches.start(forward, images, 16)()["doubled"], 2 * images.flatten(1))
     # The two passes begin side by side, and both find out.
     assert [size for size in forward.sizes if size < 16] == [8, 4] + [2] * 10
     assert 1 <= forward.sizes.count(16) <= 2
     # What did not fit once is not tried again.
-    batches.run(forward, images[:4], 16)
+    batches.start(forward, images[:4], 16)()
     assert forward.sizes[-2:] == [2, 2]
 
 
 def test_an_image_that_alone_does_not_fit_is_told_with_the_way_out() -> None:
     with pytest.raises(ModelError, match=r"One image of shape \[1, 1, 1\] alone .* memory of cpu .*--precision bf16"):
-        Batches("network", Placement(CPU)).run(Small(0, FULL[0]), torch.zeros(2, 1, 1, 1), 2)
+        Batches("network", Placement(CPU)).start(Small(0, FULL[0]), torch.zeros(2, 1, 1, 1), 2)()
 
 
 def test_other_errors_are_left_as_they_are() -> None:
     with pytest.raises(RuntimeError, match=r"^boom$"):
-        Batches("network", Placement(CPU)).run(Small(0, RuntimeError("boom")), torch.zeros(2, 1, 1, 1), 2)
+        Batches("network", Placement(CPU)).start(Small(0, RuntimeError("boom")), torch.zeros(2, 1, 1, 1), 2)()
 
 
 class FloatOnly(nn.Module):
@@ -96,14 +96,16 @@ def test_a_network_that_does_not_run_in_half_precision_is_told() -> None:
     placement = Placement(CPU, "bf16")
     model = placement.place(FloatOnly())
     with pytest.raises(ModelError, match=r"The network x does not run in bf16 .*Use --precision fp32"):
-        Batches("network x", placement).run(lambda x: {"": model(placement.inputs(x))}, torch.zeros(2, 3, 4, 4), 2)
+        Batches("network x", placement).start(
+            lambda x: {"": model(placement.inputs(x))}, torch.zeros(2, 3, 4, 4), 2
+        )()
 
 
 def test_float32_does_not_depend_on_the_batch_size_beyond_the_fifth_digit() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 20))
     images, batches = torch.rand(33, 3, 8, 8), Batches("", Placement(CPU))
-    found = [batches.run(lambda x: {"": model(x)}, images, size)[""] for size in (1, 7, 33, 64)]
+    found = [batches.start(lambda x: {"": model(x)}, images, size)()[""] for size in (1, 7, 33, 64)]
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
 
@@ -132,7 +134,7 @@ def test_passes_side_by_side_do_not_meet_in_what_a_network_keeps(monkeypatch: py
         with replicas.one() as model:
             return {"kept": model(batch)}
 
-    assert torch.equal(Batches("", Placement(CPU)).run(forward, images, 2)["kept"], images.flatten(1))
+    assert torch.equal(Batches("", Placement(CPU)).start(forward, images, 2)()["kept"], images.flatten(1))
 
 
 def test_replicas_share_weights_and_nothing_else() -> None:

@@ -151,7 +151,7 @@ def test_half_precision_is_a_copy_and_near_the_network(precision: devices.Precis
     half = placement.place(model)
     assert next(half.parameters()).dtype == devices.DTYPES[precision]
     assert next(model.parameters()).dtype == torch.float32
-    found = Batches("", placement).run(lambda x: {"": half(placement.inputs(x))}, images, 4)[""]
+    found = Batches("", placement).start(lambda x: {"": half(placement.inputs(x))}, images, 4)()[""]
     assert found.dtype == torch.float32
     assert not torch.equal(found, model(images))
     assert torch.allclose(found, model(images), atol=2e-2)

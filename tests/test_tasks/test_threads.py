@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tasks.detailing import IMAGE_RANGES, NEURONS, SIMILAR
 from tasks.dissection import threads
 from tasks.dissection.similarity import SIMILARITIES
+from tasks.labelling import LABELS
 from tasks.sample.draw import draw
 from tasks.sample.world import PER_BLOCK, scene
 from tasks.spec import DissectSpec
@@ -45,54 +47,52 @@ def spec_of(probe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 @pytest.fixture
-def with_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+def by_threads(
+    spec_of: Callable[..., DissectSpec], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., list[Any]]]:
+    """What a function finds by a spec, with each number of threads."""
     before = torch.get_num_threads()
 
-    def use(num_threads: int) -> None:
-        monkeypatch.setattr(threads, "NUM_THREADS", num_threads)
-        torch.set_num_threads(num_threads)
+    def find(function: Callable[[DissectSpec], Any], **more: Any) -> list[Any]:
+        found = []
+        for num_threads in NUM_THREADS:
+            monkeypatch.setattr(threads, "NUM_THREADS", num_threads)
+            torch.set_num_threads(num_threads)
+            found.append(function(spec_of(num_threads, **more)))
+        return found
 
-    yield use
+    yield find
     torch.set_num_threads(before)
 
 
 def test_embeddings_and_activations_do_not_depend_on_the_number_of_threads(
-    spec_of: Callable[..., DissectSpec], with_threads: Callable[[int], None]
+    by_threads: Callable[..., list[Any]],
 ) -> None:
-    found = []
-    for num_threads in NUM_THREADS:
-        with_threads(num_threads)
-        spec = spec_of(num_threads)
+    def find(spec: DissectSpec) -> list[Any]:
         plan = observed(shard(spec), spec, spec)
-        found.append([image_embeddings(plan), *(activations(plan, layer) for layer in LAYERS)])
+        return [image_embeddings(plan), *(activations(plan, layer) for layer in LAYERS)]
+
+    found = by_threads(find)
     for others in found[1:]:
         assert all(np.array_equal(mine, other) for mine, other in zip(found[0], others, strict=True))
 
 
 @pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
-def test_labels_do_not_depend_on_the_number_of_threads(
-    similarity: str, spec_of: Callable[..., DissectSpec], with_threads: Callable[[int], None]
-) -> None:
-    found = []
-    for num_threads in NUM_THREADS:
-        with_threads(num_threads)
-        plan = labelled(spec_of(num_threads, similarity=similarity))
-        found.append([plan.store.labels(plan.digest, layer).read("labels.parquet") for layer in LAYERS])
+def test_labels_do_not_depend_on_the_number_of_threads(similarity: str, by_threads: Callable[..., list[Any]]) -> None:
+    def find(spec: DissectSpec) -> list[bytes]:
+        plan = labelled(spec)
+        return [plan.store.labels(plan.digest, layer).read(LABELS) for layer in LAYERS]
+
+    found = by_threads(find, similarity=similarity)
     assert found[0] == found[1] == found[2]
 
 
-def test_details_do_not_depend_on_the_number_of_threads(
-    spec_of: Callable[..., DissectSpec], with_threads: Callable[[int], None]
-) -> None:
-    found = []
-    for num_threads in NUM_THREADS:
-        with_threads(num_threads)
-        spec = spec_of(num_threads)
-        plan = labelled(spec)
-        details = detailed(plan.probe, spec)
+def test_details_do_not_depend_on_the_number_of_threads(by_threads: Callable[..., list[Any]]) -> None:
+    def find(spec: DissectSpec) -> list[bytes]:
+        details = detailed(labelled(spec).probe, spec)
         assert details is not None
         folders = [details.folder(layer) for layer in LAYERS]
-        found.append(
-            [folder.read(name) for folder in folders for name in sorted(folder.names()) if name.endswith(".parquet")]
-        )
+        return [folder.read(name) for folder in folders for name in (NEURONS, IMAGE_RANGES, SIMILAR)]
+
+    found = by_threads(find)
     assert found[0] == found[1] == found[2]
